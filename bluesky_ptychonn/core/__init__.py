@@ -1,0 +1,1 @@
+"""Physics and arithmetic: no I/O, no clock, no globals."""
