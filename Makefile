@@ -1,0 +1,49 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_EXTRAS := beamline,edge,sim,tiled
+TEST_EXTRAS := $(RUN_EXTRAS),training,dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+export PTYCHONN_DATA ?= $(wildcard ../shared/data)
+
+.PHONY: demo shell test check soak constraints clean help
+
+help:            ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e ".[$(RUN_EXTRAS)]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e ".[$(TEST_EXTRAS)]"
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run  ## a scan with a live phase image on the simulated beamline; pictures and figures in demo_output/
+	$(BIN)/bluesky-ptychonn demo --output demo_output
+
+shell: $(VENV)/.run ## IPython on the simulated beamline: RE, devices, spiral_ptycho_scan, cat
+	$(BIN)/bluesky-ptychonn shell
+
+check: $(VENV)/.test ## ruff, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
+
+test: check         ## check, quick tests, system tests
+	$(BIN)/python -m pytest -q -m "not system and not soak"
+	$(BIN)/python -m pytest -q -m "system and not soak" -p no:randomly
+
+soak: $(VENV)/.test ## torture for SOAK_MINUTES (default 50), in random order
+	$(BIN)/python -m bluesky_ptychonn.cli.soak --minutes $${SOAK_MINUTES:-50}
+
+constraints: $(VENV)/.test ## write constraints.txt from what is installed and tested
+	$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//; /^-e|@ /d' > constraints.txt
+
+clean:           ## forget the environment and what the demo wrote
+	rm -rf $(VENV) demo_output .beamline

@@ -1,0 +1,217 @@
+"""Settings: one TOML file, validated; unknown keys fail.
+
+Every value has a default that fits the simulated beamline; a facility's file names what differs. The file is found
+through ``--settings``, else the variable ``BLUESKY_PTYCHONN_SETTINGS``, else ``bluesky_ptychonn.toml`` in the working
+directory.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+VARIABLE = "BLUESKY_PTYCHONN_SETTINGS"
+FILE_NAME = "bluesky_ptychonn.toml"
+ORIENTATIONS = Literal["identity", "flip_y", "flip_x", "rot180", "transpose", "rot90", "rot270", "antitranspose"]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the message names the key, the value and the remedy."""
+
+
+class Section(BaseModel):
+    """A table of the settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Epics(Section):
+    """How clients find the EPICS servers; empty values leave the environment alone."""
+
+    environment: dict[str, str] = Field(default_factory=dict)
+
+    def apply(self) -> None:
+        """Set the variables; call before a CA or PVA library is imported."""
+        os.environ.update(self.environment)
+
+
+class BeamlineSettings(Section):
+    """PV prefixes, with their trailing colons."""
+
+    detector_prefix: str = "SIM:EIG:"
+    stage_prefix: str = "SIM:STAGE:"
+    shutter_pv: str = "SIM:SHUTTER"
+    data_directory: Path = Path("data")
+    stream_clock: Literal["detector", "ioc"] = "detector"
+
+
+class GeometrySettings(Section):
+    """The beam, and how frames lie in the detector."""
+
+    energy_kev: float = Field(10.0, gt=0.1, lt=200)
+    distance_m: float = Field(0.9, gt=0.01, lt=100)
+    detector_pixel_um: float = Field(75.0, gt=1, lt=1000)
+    frame_px: int = Field(128, ge=16, le=2048, multiple_of=4)
+    beam_center_px: tuple[float, float] = (64.0, 64.0)
+    orientation: ORIENTATIONS = "identity"
+    bad_pixels_file: Path | None = None
+
+
+class ProbeSettings(Section):
+    """The illumination, as a ``.npy`` file of complex64 (frame_px, frame_px)."""
+
+    file: Path | None = None
+
+
+class EdgeSettings(Section):
+    """The streaming service."""
+
+    prefix: str = "ptychonn:"
+    engine: Literal["auto", "openvino", "lift"] = "auto"
+    model: Path | None = None
+    batch: int = Field(8, ge=1, le=256)
+    kept_patches_mb: int = Field(512, ge=1, le=65536)
+
+
+class CatalogSettings(Section):
+    """Tiled: an address, or (empty) no catalog. The key comes from a file, never from the settings."""
+
+    uri: str = ""
+    api_key_file: Path | None = None
+    backup_directory: Path = Path("documents_backup")
+
+
+class ScanSettings(Section):
+    """Defaults and patience of the plans."""
+
+    arm_timeout_s: float = Field(2.0, gt=0, le=60)
+    picture_directory: Path = Path("pictures")
+
+
+class Settings(Section):
+    """All settings."""
+
+    epics: Epics = Epics()
+    beamline: BeamlineSettings = BeamlineSettings()
+    geometry: GeometrySettings = GeometrySettings()
+    probe: ProbeSettings = ProbeSettings()
+    edge: EdgeSettings = EdgeSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    scan: ScanSettings = ScanSettings()
+
+    @model_validator(mode="after")
+    def _prefixes_end_with_a_colon(self) -> "Settings":
+        for name, value in (
+            ("beamline.detector_prefix", self.beamline.detector_prefix),
+            ("beamline.stage_prefix", self.beamline.stage_prefix),
+            ("edge.prefix", self.edge.prefix),
+        ):
+            if not value.endswith(":"):
+                raise ValueError(f"{name} = {value!r} must end with a colon, such as 'BL:EIG:'")
+        return self
+
+    def apply_epics_environment(self) -> None:
+        """Set the EPICS variables of the settings; call before a CA or PVA library is imported."""
+        self.epics.apply()
+
+
+def load_settings(path: Path | str | None = None) -> Settings:
+    """Read and check the settings.
+
+    Relative paths in the file are relative to the file's own folder.
+
+    Parameters
+    ----------
+    path : path, optional
+        The TOML file; without it, the one of ``BLUESKY_PTYCHONN_SETTINGS`` or of the working directory, else defaults.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, torn, or holds an unknown key or a value out of range; each one is named.
+    """
+    if path is None:
+        path = os.environ.get(VARIABLE) or (FILE_NAME if Path(FILE_NAME).is_file() else None)
+    if path is None:
+        return Settings()
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"settings file {str(path)!r} cannot be read ({error.strerror}); check --settings"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {str(path)!r} is not valid TOML: {error}") from error
+    try:
+        return Settings.model_validate(_absolute(raw, path.resolve().parent))
+    except ValidationError as error:
+        raise SettingsError(f"settings file {str(path)!r}:\n" + "\n".join(_problems(error))) from error
+
+
+PATH_KEYS = {
+    "data_directory",
+    "bad_pixels_file",
+    "file",
+    "model",
+    "backup_directory",
+    "api_key_file",
+    "picture_directory",
+}
+
+
+def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    return {
+        key: _absolute(value, base)
+        if isinstance(value, Mapping)
+        else str(base / value)
+        if key in PATH_KEYS and isinstance(value, str)
+        else value
+        for key, value in raw.items()
+    }
+
+
+def _problems(error: ValidationError) -> list[str]:
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "settings"
+        if item["type"] == "extra_forbidden":
+            problems.append(f"  {where}: unknown key; known are: {', '.join(_known_keys(item['loc']))}")
+        else:
+            problems.append(f"  {where} = {item['input']!r}: {item['msg']}")
+    return problems
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return sorted(model.model_fields)
+
+
+def write_settings(settings: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Write tables of strings, numbers, booleans, lists and string tables as TOML."""
+    lines: list[str] = []
+    for table, values in settings.items():
+        lines.append(f"[{table}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines.append("")
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _toml(value: Any) -> str:
+    import json
+
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)

@@ -1,0 +1,1 @@
+"""Ophyd devices: detector, stage, edge."""

@@ -1,0 +1,1 @@
+"""Compiled models behind one protocol: patterns in, patches out."""

@@ -1,0 +1,1 @@
+"""The simulated beamline: real EPICS servers in front of simulated physics."""

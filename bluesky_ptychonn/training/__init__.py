@@ -1,0 +1,1 @@
+"""Retrieval, learning and the loop after the scan."""

@@ -1,0 +1,65 @@
+import pytest
+
+from bluesky_ptychonn.config import Settings, SettingsError, load_settings, write_settings
+
+
+def written(tmp_path, text):
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_valid_and_need_no_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BLUESKY_PTYCHONN_SETTINGS", raising=False)
+    assert load_settings() == Settings()
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "settings.toml"
+    write_settings(
+        {
+            "epics": {"environment": {"EPICS_CA_ADDR_LIST": "127.0.0.1:5064 127.0.0.1:5066"}},
+            "geometry": {"energy_kev": 8.5, "beam_center_px": [61.0, 66.5], "orientation": "flip_y"},
+            "edge": {"prefix": "BL:edge:", "batch": 4},
+        },
+        path,
+    )
+    settings = load_settings(path)
+    assert settings.epics.environment["EPICS_CA_ADDR_LIST"].endswith("5066")
+    assert settings.geometry.beam_center_px == (61.0, 66.5)
+    assert (settings.geometry.orientation, settings.edge.prefix, settings.edge.batch) == ("flip_y", "BL:edge:", 4)
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path):
+    path = written(tmp_path, '[probe]\nfile = "probe.npy"\n')
+    assert load_settings(path).probe.file == tmp_path / "probe.npy"
+
+
+def test_the_variable_names_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLUESKY_PTYCHONN_SETTINGS", str(written(tmp_path, "[geometry]\nenergy_kev = 12.4\n")))
+    assert load_settings().geometry.energy_kev == 12.4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[geometry]\nenergy_kev = -1\n", r"geometry.energy_kev = -1: .*greater than 0.1"),
+        ("[geometry]\nenergy_ev = 10000\n", r"geometry.energy_ev: unknown key; known are: .*energy_kev"),
+        ("[geometri]\n", r"geometri: unknown key; known are: .*geometry"),
+        ('[geometry]\norientation = "upside down"\n', r"geometry.orientation = 'upside down'"),
+        ("[geometry]\nframe_px = 130\n", r"geometry.frame_px = 130: .*multiple of 4"),
+        ('[beamline]\ndetector_prefix = "BL:EIG"\n', r"beamline.detector_prefix = 'BL:EIG' must end with a colon"),
+        ('[edge]\nengine = "magic"\n', r"edge.engine = 'magic'"),
+        ("[edge]\nbatch = 0\n", r"edge.batch = 0"),
+        ("[scan\n", "not valid TOML"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path, text, message):
+    with pytest.raises(SettingsError, match=message):
+        load_settings(written(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(tmp_path / "nowhere.toml")
