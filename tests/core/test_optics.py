@@ -72,7 +72,7 @@ def test_counts_ignore_pixels_without_data():
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (lambda: Geometry(energy_kev=0), "energy_kev = 0"),
         (lambda: Geometry(frame_px=127), "even"),
