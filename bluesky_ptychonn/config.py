@@ -5,6 +5,7 @@ through ``--settings``, else the variable ``BLUESKY_PTYCHONN_SETTINGS``, else ``
 directory.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -56,10 +57,10 @@ class BeamlineSettings(Section):
 class GeometrySettings(Section):
     """The beam, and how frames lie in the detector."""
 
-    energy_kev: float = Field(10.0, gt=0.1, lt=200)
-    distance_m: float = Field(0.9, gt=0.01, lt=100)
-    detector_pixel_um: float = Field(75.0, gt=1, lt=1000)
-    frame_px: int = Field(128, ge=16, le=2048, multiple_of=4)
+    energy_kev: float = Field(default=10.0, gt=0.1, lt=200)
+    distance_m: float = Field(default=0.9, gt=0.01, lt=100)
+    detector_pixel_um: float = Field(default=75.0, gt=1, lt=1000)
+    frame_px: int = Field(default=128, ge=16, le=2048, multiple_of=4)
     beam_center_px: tuple[float, float] = (64.0, 64.0)
     orientation: ORIENTATIONS = "identity"
     bad_pixels_file: Path | None = None
@@ -77,8 +78,8 @@ class EdgeSettings(Section):
     prefix: str = "ptychonn:"
     engine: Literal["auto", "openvino", "lift"] = "auto"
     model: Path | None = None
-    batch: int = Field(8, ge=1, le=256)
-    kept_patches_mb: int = Field(512, ge=1, le=65536)
+    batch: int = Field(default=8, ge=1, le=256)
+    kept_patches_mb: int = Field(default=512, ge=1, le=65536)
 
 
 class CatalogSettings(Section):
@@ -92,7 +93,7 @@ class CatalogSettings(Section):
 class ScanSettings(Section):
     """Defaults and patience of the plans."""
 
-    arm_timeout_s: float = Field(2.0, gt=0, le=60)
+    arm_timeout_s: float = Field(default=2.0, gt=0, le=60)
     picture_directory: Path = Path("pictures")
 
 
@@ -199,17 +200,24 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 
 def write_settings(settings: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Write tables of strings, numbers, booleans, lists and string tables as TOML."""
+    path.write_text(_tables(settings), encoding="utf-8")
+
+
+def _tables(settings: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for table, values in settings.items():
         lines.append(f"[{table}]")
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
         lines.append("")
-    path.write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
+
+
+def settings_as_toml(settings: Settings) -> str:
+    """All settings as the text of a settings file; keys without a value are left out."""
+    return _tables(settings.model_dump(mode="json", exclude_none=True))
 
 
 def _toml(value: Any) -> str:
-    import json
-
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):

@@ -128,10 +128,14 @@ def compare_phase(
 def _shifted_onto(test: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Move an image onto its reference: whole pixels by correlation, the rest by Gauss-Newton steps."""
     window = np.outer(np.hanning(test.shape[0]), np.hanning(test.shape[1]))
-    start, _, _ = phase_cross_correlation(
-        window * (reference - reference.mean()), window * (test - test.mean()), normalization=None
+    offset = np.asarray(
+        phase_cross_correlation(
+            window * (reference - reference.mean()),
+            window * (test - test.mean()),
+            normalization=None,  # type: ignore[arg-type]
+        )[0],
+        float,
     )
-    offset = np.asarray(start, float)
     for _ in range(SHIFT_STEPS):
         moved = ndimage.shift(test, offset, order=3, mode="nearest")
         gradient = np.stack([(window * g).ravel() for g in (*np.gradient(moved), np.ones_like(moved))], axis=1)
@@ -171,7 +175,7 @@ def covered_region(coverage: np.ndarray, fraction: float = 0.1) -> tuple[slice, 
     if not seen.size:
         raise ValueError("coverage is zero everywhere; nothing was stitched")
     good = coverage >= fraction * np.percentile(seen, 95)
-    y, x = (round(c) for c in ndimage.center_of_mass(good))
+    y, x = np.rint(np.argwhere(good).mean(axis=0)).astype(int) if good.any() else (0, 0)
     top, bottom, left, right = y, y + 1, x, x + 1
     if not good[y, x]:
         raise ValueError("the middle of the field is not covered; the scan is too sparse to compare")

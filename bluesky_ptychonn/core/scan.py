@@ -97,10 +97,10 @@ def short_route(points: np.ndarray) -> np.ndarray:
 
 
 def _neighbours(points: np.ndarray) -> np.ndarray:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     k = min(NEIGHBOURS + 1, len(points))
-    return cKDTree(points).query(points, k=k)[1][:, 1:].astype(np.int64)
+    return KDTree(points).query(points, k=k)[1][:, 1:].astype(np.int64)
 
 
 @njit(cache=True)
@@ -167,7 +167,7 @@ def _improve(points: np.ndarray, order: np.ndarray, neighbours: np.ndarray) -> n
         changed = False
         for point in range(n):
             for other in neighbours[point]:
-                k, m = place[point], place[other]
+                k, m = int(place[point]), int(place[other])
                 low, high = min(k, m), max(k, m)
                 if (
                     _try_reversal(points, order, place, low + 1, high)

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,11 +39,8 @@ def test_spacing_is_the_square_root_of_the_area_per_point():
     assert len(fermat_spiral(3.0, 2.0, 0.05)) == pytest.approx(6 / 0.05**2, rel=0.01)
 
 
-def test_our_route_is_at_least_as_even_as_the_beamlines_own():
-    folder = os.environ.get("PTYCHONN_DATA", "")
-    if not folder or not (Path(folder) / "route_26id_963.npz").is_file():
-        pytest.skip("PTYCHONN_DATA does not hold route_26id_963.npz")
-    real = np.load(Path(folder) / "route_26id_963.npz")["positions_um"]
+def test_our_route_is_at_least_as_even_as_the_beamlines_own(real_data):
+    real = np.load(real_data / "route_26id_963.npz")["positions_um"]
     ours = real[short_route(real)]
     assert steps(ours).max() <= steps(real).max()
     assert steps(ours).sum() <= steps(real).sum()

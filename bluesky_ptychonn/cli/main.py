@@ -1,0 +1,67 @@
+"""The command `bluesky-ptychonn`: one entry point, one subcommand per job."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "a scan with its live phase image on the simulated beamline; pictures and figures as files",
+    "shell": "IPython on the simulated beamline: RE, devices, spiral_ptycho_scan, cat",
+    "beamline": "start, stop or look at the simulated beamline (real EPICS servers on loopback)",
+    "edge": "the streaming service: frames in, stitched phase out",
+    "view": "a window on the stitched image",
+    "catalog": "the embedded Tiled catalog; send backed-up runs to it",
+    "bench": "measure: the whole chain at a frame rate",
+    "train": "train the starter model on simulated scans",
+    "settings": "check a settings file and show what is in force",
+}
+
+
+class Problem(Exception):  # noqa: N818
+    """A mistake of the user's or a missing part; its message is all that is shown."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="bluesky-ptychonn",
+        description="The phase image of a ptychography scan while the beam is still on the sample.",
+        epilog="Start with `bluesky-ptychonn demo`; `bluesky-ptychonn COMMAND --help` explains each command.",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log what happens, not only warnings")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        module = importlib.import_module(f"bluesky_ptychonn.cli.{name}")
+        subparser = commands.add_parser(
+            name,
+            help=purpose,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 on a problem that is told, 2 on wrong usage, 130 on Ctrl-C."""
+    from bluesky_ptychonn.config import SettingsError
+
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return options.run(options)
+    except (Problem, SettingsError, ConnectionError, FileNotFoundError, ValueError) as problem:
+        if options.verbose:
+            logging.exception("what went wrong")
+        print(f"bluesky-ptychonn {options.command}: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

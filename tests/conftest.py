@@ -1,0 +1,29 @@
+import os
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20231123)
+
+
+@pytest.fixture(autouse=True)
+def debug_callbacks(request, monkeypatch):
+    """Let safe callbacks raise, so that a test sees what they would only log; fault tests do without."""
+    if request.node.get_closest_marker("production_callbacks"):
+        monkeypatch.delenv("BLUESKY_DEBUG_CALLBACKS", raising=False)
+    else:
+        monkeypatch.setenv("BLUESKY_DEBUG_CALLBACKS", "1")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of real data, read in place."""
+    from pathlib import Path
+
+    folder = os.environ.get("PTYCHONN_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PTYCHONN_DATA names no folder of real data")
+    return Path(folder)
