@@ -1,0 +1,204 @@
+"""What the detector sees: a coherent forward model with a real detector face, or a recorded scan."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from bluesky_ptychonn.core.optics import Geometry, intensities
+
+NO_DATA = np.iinfo(np.uint16).max
+BATCH = 32
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    beam_center_px: tuple[int, int]
+    """Zero frequency (y, x) in the frame."""
+    stamp_pixel: tuple[int, int] | None
+    """First pixel of the module gap, which may carry a trigger index; None where there is no gap."""
+    bad_pixels: np.ndarray
+    probe: np.ndarray | None
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        ...
+
+    def frames(self, positions_um: np.ndarray, photons: float, first: int = 0) -> np.ndarray:
+        """Frames (B, H, W) uint16 exposed along ``positions_um`` (B, K, 2); ``first`` counts from the run's start."""
+        ...
+
+    def dark(self) -> np.ndarray:
+        """A frame (H, W) taken with the shutter closed."""
+        ...
+
+
+@dataclass(frozen=True)
+class DetectorFace:
+    """The part of the detector under the beam: gap, dead and hot pixels, beam centre off the middle.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of a frame.
+    beam_center_px : (int, int)
+        Zero frequency (y, x) in the frame.
+    gap_columns : (int, int)
+        First column of the module gap, and the one behind its last.
+    dead, hot : (n, 2) int
+        Pixels (y, x) which always read zero, or always far too much.
+    """
+
+    shape: tuple[int, int]
+    beam_center_px: tuple[int, int]
+    gap_columns: tuple[int, int]
+    dead: np.ndarray
+    hot: np.ndarray
+
+    @classmethod
+    def of(cls, frame_px: int, seed: int = 0) -> "DetectorFace":
+        """Lay a face over a square frame: gap at 0.81 of the width, ten dead and four hot pixels."""
+        pixels = np.random.default_rng(seed).permutation(frame_px**2)[:14]
+        places = np.stack(np.divmod(pixels, frame_px), axis=1)
+        center = (frame_px // 2 - 3, frame_px // 2 + 2)
+        gap = round(0.8125 * frame_px)
+        return cls((frame_px, frame_px), center, (gap, gap + 4), places[:10], places[10:])
+
+    @property
+    def bad_pixels(self) -> np.ndarray:
+        """Mask (H, W) bool of gap, dead and hot pixels."""
+        bad = np.zeros(self.shape, bool)
+        bad[:, slice(*self.gap_columns)] = True
+        for y, x in (*self.dead, *self.hot):
+            bad[y, x] = True
+        return bad
+
+    def read(self, patterns: np.ndarray) -> np.ndarray:
+        """Frames (B, H, W) uint16 of photon patterns whose zero frequency is at pixel (N/2, N/2)."""
+        n = patterns.shape[-1]
+        shift = np.subtract(self.beam_center_px, n // 2)
+        frames = np.roll(np.minimum(patterns, NO_DATA - 1).astype(np.uint16), tuple(shift), axis=(-2, -1))
+        frames[:, self.dead[:, 0], self.dead[:, 1]] = 0
+        frames[:, self.hot[:, 0], self.hot[:, 1]] = 20_000
+        frames[:, :, slice(*self.gap_columns)] = NO_DATA
+        return frames
+
+
+class PhysicsSource:
+    """Coherent diffraction of a known sample under a known probe.
+
+    Intensities are summed over the motion during the exposure, then counted photon by photon. Around the sample
+    there is vacuum.
+
+    Parameters
+    ----------
+    object_ : (H, W) complex64
+        Transmission of the sample; its middle is at stage position (0, 0).
+    probe : (N, N) complex64
+        Probe of unit power.
+    geometry : Geometry
+    seed : int
+        Of the photon noise.
+    """
+
+    def __init__(self, object_: np.ndarray, probe: np.ndarray, geometry: Geometry, seed: int = 0) -> None:
+        self.probe = probe
+        self.pixel_size_um = geometry.pixel_size_um
+        self.origin_um = -self.pixel_size_um * (np.array(object_.shape) // 2)
+        self.face = DetectorFace.of(geometry.frame_px, seed)
+        self.beam_center_px = self.face.beam_center_px
+        self.stamp_pixel = (0, self.face.gap_columns[0])
+        self.bad_pixels = self.face.bad_pixels
+        self._object = object_
+        self._rng = np.random.default_rng(seed)
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        return self.face.shape
+
+    @property
+    def object(self) -> np.ndarray:
+        """The truth (H, W) complex64; pixel (0, 0) is centred on `origin_um`."""
+        return self._object
+
+    def frames(self, positions_um: np.ndarray, photons: float, first: int = 0) -> np.ndarray:
+        """Expose one frame along each row of ``positions_um`` (B, K, 2); ``photons`` per frame in vacuum."""
+        positions_um = np.asarray(positions_um, np.float64)
+        count, steps, _ = positions_um.shape
+        frames = np.empty((count, *self.frame_shape), np.uint16)
+        for start in range(0, count, BATCH):
+            part = positions_um[start : start + BATCH].reshape(-1, 2)
+            mean = self._intensities(part).reshape(-1, steps, *self.probe.shape).mean(axis=1)
+            frames[start : start + BATCH] = self.face.read(self._rng.poisson(photons * mean))
+        return frames
+
+    def dark(self) -> np.ndarray:
+        """Expose with the shutter closed."""
+        return self.face.read(np.zeros((1, *self.probe.shape)))[0]
+
+    def _intensities(self, positions_um: np.ndarray) -> np.ndarray:
+        centres_px = (positions_um - self.origin_um) / self.pixel_size_um
+        n = self.probe.shape[-1]
+        whole = np.rint(centres_px).astype(int)
+        if np.all(whole >= n // 2) and np.all(whole <= np.array(self._object.shape) - n // 2):
+            return intensities(self._object, self.probe, centres_px)
+        return np.concatenate([self._with_vacuum(centre, corner) for centre, corner in zip(centres_px, whole - n // 2)])
+
+    def _with_vacuum(self, centre_px: np.ndarray, corner: np.ndarray) -> np.ndarray:
+        n = self.probe.shape[-1]
+        window = np.ones((n, n), np.complex64)
+        low, high = np.clip([corner, corner + n], 0, self._object.shape)
+        if np.all(high > low):
+            seen = self._object[low[0] : high[0], low[1] : high[1]]
+            (top, left), (bottom, right) = low - corner, high - corner
+            window[top:bottom, left:right] = seen
+        return intensities(window, self.probe, (centre_px - corner)[None])
+
+
+class RecordedSource:
+    """A recorded scan, played frame by frame and over again, wherever the stage stands.
+
+    Parameters
+    ----------
+    path : Path
+        NPZ file with ``patterns`` (F, H, W), and optionally ``probe``.
+
+    Raises
+    ------
+    ValueError
+        If the file holds no patterns which fit into uint16.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as file:
+            if "patterns" not in file:
+                raise ValueError(f"{path} has no array 'patterns', only {sorted(file)}; give a scan with patterns")
+            patterns = file["patterns"]
+            probe = file["probe"].astype(np.complex64) if "probe" in file else None
+        if patterns.ndim != 3 or not len(patterns) or patterns.dtype.kind not in "ui":
+            raise ValueError(f"patterns in {path} are {patterns.dtype} {patterns.shape}; give integer counts (F, H, W)")
+        if patterns.dtype != np.uint16:
+            invalid = patterns < 0
+            if patterns.dtype.kind == "u":
+                invalid = patterns == np.iinfo(patterns.dtype).max
+            patterns = np.where(invalid, NO_DATA, np.minimum(patterns, NO_DATA - 1)).astype(np.uint16)
+        self._patterns = patterns
+        self.probe = None if probe is None else (probe / np.linalg.norm(probe)).astype(np.complex64)
+        self.beam_center_px = (patterns.shape[1] // 2, patterns.shape[2] // 2)
+        self.stamp_pixel = None
+        self.bad_pixels = np.zeros(patterns.shape[1:], bool)
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        return self._patterns.shape[1:]
+
+    def frames(self, positions_um: np.ndarray, photons: float, first: int = 0) -> np.ndarray:
+        """Return the next frames of the record; position and photons are those of the record."""
+        return self._patterns[(first + np.arange(len(positions_um))) % len(self._patterns)]
+
+    def dark(self) -> np.ndarray:
+        """Return a frame without counts."""
+        return np.where(self._patterns[0] == NO_DATA, NO_DATA, 0).astype(np.uint16)
