@@ -72,9 +72,14 @@ def near_field(wave: np.ndarray) -> np.ndarray:
 
 
 def _centred(transform, wave: np.ndarray) -> np.ndarray:
-    axes = (-2, -1)
-    shifted = scipy.fft.ifftshift(np.asarray(wave, np.complex64), axes=axes)
-    return scipy.fft.fftshift(transform(shifted, norm="ortho", overwrite_x=True), axes=axes)
+    """Transform about pixel (N/2, N/2): for even sides both shifts are a change of sign of every other pixel."""
+    height, width = wave.shape[-2:]
+    if height % 2 or width % 2:
+        raise ValueError(f"the wave has sides of ({height}, {width}) px; they must be even")
+    sign = np.float32(1) - 2 * (np.add.outer(np.arange(height), np.arange(width)) % 2).astype(np.float32)
+    out = transform(np.multiply(wave, sign, dtype=np.complex64), norm="ortho", overwrite_x=True)
+    out *= sign if (height + width) % 4 == 0 else -sign
+    return out
 
 
 def zone_plate_probe(
@@ -196,6 +201,8 @@ def shifted(probe: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
     """Copies of a band-limited probe moved by ``shifts_px`` (B, 2), sub-pixel, as (B, N, N) complex64."""
     n = probe.shape[-1]
     frequency = (np.arange(n) - n // 2) / n
+    if not np.any(shifts_px):
+        return np.repeat(np.asarray(probe, np.complex64)[None], len(shifts_px), axis=0)
     turn_y, turn_x = (np.exp(-2j * np.pi * np.outer(shifts_px[:, axis], frequency)) for axis in (0, 1))
     return near_field(far_field(probe) * (turn_y[:, :, None] * turn_x[:, None, :]))
 

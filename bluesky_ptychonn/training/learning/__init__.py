@@ -1,0 +1,1 @@
+"""Training of the networks that turn lifted patterns into phase patches."""

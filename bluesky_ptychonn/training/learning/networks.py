@@ -1,0 +1,63 @@
+"""The network: lifted pattern in, phase patch out; small enough for a CPU at kHz rates."""
+
+import torch
+from torch import nn
+
+STRIDE = 16
+"""Sides of input patches are multiples of this, px."""
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+
+
+class _Pair(nn.Module):
+    """Two convolutions with ReLU, the second one added to the first."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels_in, channels)
+        self.second = _convolution(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return torch.relu(x + self.second(x))
+
+
+class PatchNetwork(nn.Module):
+    """Three-level encoder and decoder on quarter resolution.
+
+    Pixel-unshuffle by 4 makes 32 channels of the two of the lift, so that no convolution runs at full resolution; two
+    poolings, nearest upsampling, added skips, and pixel-shuffle by 4 at the end.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels at 1/4, 1/8 and 1/16 of the resolution.
+
+    Examples
+    --------
+    >>> tuple(PatchNetwork()(torch.zeros(3, 2, 96, 96)).shape)
+    (3, 96, 96)
+    """
+
+    def __init__(self, widths: tuple[int, int, int] = (32, 64, 96)) -> None:
+        super().__init__()
+        self.widths = widths
+        fine, middle, coarse = widths
+        self.unshuffle, self.shuffle = nn.PixelUnshuffle(4), nn.PixelShuffle(4)
+        self.down0, self.down1, self.down2 = _Pair(32, fine), _Pair(fine, middle), _Pair(middle, coarse)
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.Upsample(scale_factor=2, mode="nearest")
+        self.narrow1, self.narrow0 = _convolution(coarse, middle, 1), _convolution(middle, fine, 1)
+        self.up1, self.up0 = _Pair(middle, middle), _Pair(fine, fine)
+        self.head = _convolution(fine, 16)
+
+    def forward(self, lifted: torch.Tensor) -> torch.Tensor:
+        """(B, 2, h, w) real and imaginary part of the lift to (B, h, w) phase, rad."""
+        fine = self.down0(self.unshuffle(lifted))
+        middle = self.down1(self.pool(fine))
+        coarse = self.down2(self.pool(middle))
+        middle = self.up1(middle + self.up(self.narrow1(coarse)))
+        fine = self.up0(fine + self.up(self.narrow0(middle)))
+        return self.shuffle(self.head(fine))[:, 0]

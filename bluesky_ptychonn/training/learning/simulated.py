@@ -1,0 +1,145 @@
+"""Simulated scans to learn from: random objects under random, imperfectly known probes at random doses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bluesky_ptychonn.core.lift import FastLift
+from bluesky_ptychonn.core.optics import (
+    Geometry,
+    counts_of,
+    far_field,
+    intensities,
+    near_field,
+    with_counts,
+    zone_plate_probe,
+)
+from bluesky_ptychonn.training.learning.objects import random_object
+
+PATCH_PX = 96
+"""Side of the central part of the field that a network sees and predicts, px."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What one simulated scan teaches.
+
+    Parameters
+    ----------
+    lifted : (B, 2, h, h) float16
+        Network input.
+    phase_rad : (B, h, h) float16
+        Label; the object's background is 0.
+    weight : (h, h) float16
+        Intensity of the probe, mean 1.
+    counts : float
+        Dose, photons per frame.
+    """
+
+    lifted: np.ndarray
+    phase_rad: np.ndarray
+    weight: np.ndarray
+    counts: float
+
+
+def simulate_pairs(
+    rng: np.random.Generator, frames: int, *, counts: float | None = None, geometry: Geometry = Geometry()
+) -> Pairs:
+    """Simulate one scan: object, probe, dose, motion, detector, and the lift as the edge would do it.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    frames : int
+    counts : float, optional
+        Photons per frame; log-uniform from 1e3 to 1e7 by default.
+    geometry : Geometry
+    """
+    n = geometry.frame_px
+    side_px = 2 * n + 64
+    object_ = random_object(rng, side_px)
+    assumed = random_probe(rng, geometry)
+    counts = float(10 ** rng.uniform(3, 7)) if counts is None else counts
+    true = with_counts(imperfect(rng, assumed), counts)
+    centres_px = rng.integers(n // 2 + 6, side_px - n // 2 - 6, (frames, 2))
+    clean = blurred_intensities(rng, object_, true, centres_px)
+    patterns = detect(rng, clean)
+    scale = counts_of(patterns, assumed) * np.exp(rng.normal(0, 0.02))
+    probe = with_counts(assumed, max(scale, 1.0))
+    half = PATCH_PX // 2
+    phase = np.angle(object_)
+    labels = np.stack([phase[y - half : y + half, x - half : x + half] for y, x in centres_px])
+    edge = (n - PATCH_PX) // 2
+    weight = np.abs(probe[edge : n - edge, edge : n - edge]) ** 2
+    return Pairs(
+        lifted=FastLift(probe, PATCH_PX)(patterns).astype(np.float16),
+        phase_rad=labels.astype(np.float16),
+        weight=(weight / weight.mean()).astype(np.float16),
+        counts=counts,
+    )
+
+
+def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:
+    """Probe of a random zone plate on either side of its focus, (N, N) complex64 of unit power."""
+    zone_nm = rng.uniform(26, 50)
+    width_um = rng.uniform(0.4, 0.95)
+    defocus_um = width_um * zone_nm * 1e-3 / geometry.wavelength_um * rng.choice([-1, 1])
+    stop_um = rng.uniform(0.2, 0.5) * 160.0
+    astigmatism_um = abs(defocus_um) * rng.uniform(0, 0.3) * (rng.random() < 0.5)
+    return zone_plate_probe(
+        geometry,
+        outermost_zone_nm=zone_nm,
+        central_stop_um=stop_um,
+        defocus_um=defocus_um,
+        astigmatism_um=astigmatism_um,
+        astigmatism_angle_rad=rng.uniform(0, np.pi),
+    )
+
+
+def imperfect(rng: np.random.Generator, probe: np.ndarray) -> np.ndarray:
+    """The probe as it truly is, when ``probe`` is what the edge was told.
+
+    A little more or less defocused, aberrated, and with its cone up to half a pixel off the centre of the pattern.
+    """
+    n = probe.shape[-1]
+    y, x = (np.mgrid[:n, :n] - n / 2) / (n / 2)
+    phase = rng.normal(0, 1.5) * (y**2 + x**2)  # about 3 % of the defocus phase at the edge of the cone
+    if rng.random() < 0.5:
+        for form in (y * x, y**2 - x**2, y**3, x**3, (y**2 + x**2) * y, (y**2 + x**2) * x):
+            phase = phase + rng.normal(0, 1.5) * form
+    off_px = rng.uniform(-0.5, 0.5, 2) * (rng.random() < 0.6)
+    turn = np.exp(1j * np.pi * (off_px[0] * y + off_px[1] * x))
+    return (near_field(far_field(probe) * np.exp(1j * phase)) * turn).astype(np.complex64)
+
+
+def blurred_intensities(
+    rng: np.random.Generator, object_: np.ndarray, probe: np.ndarray, centres_px: np.ndarray
+) -> np.ndarray:
+    """Patterns of a stage that stands still or, in one scan of three, moves up to 10 px during each exposure."""
+    if rng.random() > 0.35:
+        return intensities(object_, probe, centres_px)
+    length_px, steps = rng.uniform(2, 10), 4
+    angle = rng.uniform(0, 2 * np.pi, len(centres_px))
+    direction = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    along = np.linspace(-0.5, 0.5, steps) * length_px
+    moved = (np.rint(centres_px + part * direction) for part in along)
+    return sum(intensities(object_, probe, centres) for centres in moved) / np.float32(steps)
+
+
+def detect(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:
+    """Photon counts (uint16) of expected intensities; in half of the scans with a module gap and dead pixels masked."""
+    bright = expected > 10  # there a rounded normal distribution will do
+    counts = np.empty_like(expected)
+    counts[~bright] = rng.poisson(expected[~bright])
+    mean = expected[bright]
+    counts[bright] = mean + np.sqrt(mean) * rng.standard_normal(mean.size, np.float32)
+    patterns = np.rint(np.clip(counts, 0, 65534)).astype(np.uint16)
+    if rng.random() < 0.5:
+        n = expected.shape[-1]
+        if rng.random() < 0.6:
+            start, width = rng.integers(8, n - 8), rng.integers(1, 6)
+            view = patterns if rng.random() < 0.5 else patterns.swapaxes(1, 2)
+            view[:, start : start + width] = 65535
+        dead = rng.integers(0, n, (2, rng.integers(0, 25)))
+        patterns[:, dead[0], dead[1]] = 65535
+    return patterns
