@@ -1,5 +1,7 @@
 """Random sample objects of great variety to learn from; none of them holds letters."""
 
+from itertools import pairwise
+
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -88,9 +90,9 @@ def _shape(rng: np.random.Generator, centre: np.ndarray, radius: float, shape: t
     if rng.random() < 0.3:
         return draw.ellipse(*centre, radius, radius * rng.uniform(0.3, 1), shape=shape, rotation=rng.uniform(-3, 3))
     corners = rng.integers(3, 9)
-    angles = (
-        np.sort(rng.uniform(0, 2 * np.pi, corners)) if rng.random() < 0.4 else np.arange(corners) * 2 * np.pi / corners
-    )
+    angles = np.arange(corners) * 2 * np.pi / corners
+    if rng.random() < 0.4:
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
     turn = rng.uniform(0, 2 * np.pi)
     stretch = rng.uniform(0.3, 1)
     y, x = radius * np.sin(angles + np.pi / corners), radius * stretch * np.cos(angles + np.pi / corners)
@@ -124,7 +126,7 @@ def _strokes(rng: np.random.Generator, side_px: int) -> np.ndarray:
             path = np.stack([np.interp(fine, np.arange(points), path[:, axis]) for axis in (0, 1)], axis=1)
             path = ndimage.gaussian_filter1d(path, 2, axis=0, mode="nearest")
         path = np.rint(path).astype(int)
-        for start, stop in zip(path[:-1], path[1:], strict=True):
+        for start, stop in pairwise(path):
             rows, columns = draw.line(*start, *stop)
             outline[rows % side_px, columns % side_px] = False
     distance = np.asarray(ndimage.distance_transform_edt(outline))

@@ -16,6 +16,9 @@ from bluesky_ptychonn.core.optics import (
 )
 from bluesky_ptychonn.training.learning.objects import random_object
 
+GEOMETRY = Geometry()
+"""10 keV, 0.9 m, 75 um pixels; in pixels, all that a network sees, the probes stand for many others."""
+
 PATCH_PX = 96
 """Side of the central part of the field that a network sees and predicts, px."""
 
@@ -43,7 +46,7 @@ class Pairs:
 
 
 def simulate_pairs(
-    rng: np.random.Generator, frames: int, *, counts: float | None = None, geometry: Geometry = Geometry()
+    rng: np.random.Generator, frames: int, *, counts: float | None = None, geometry: Geometry = GEOMETRY
 ) -> Pairs:
     """Simulate one scan: object, probe, dose, motion, detector, and the lift as the edge would do it.
 

@@ -136,24 +136,20 @@ def train(
         progress.set_postfix(loss=f"{running:.4f}", step=step, refresh=False)
         if spent_s - saved_s >= part_s or spent_s >= budget_s:
             figures = {
-                "minutes": round(spent_s / 60, 2),
-                "frames_seen": step * BATCH,
-                "training_loss": round(running, 5),
+                "command": f"python -m bluesky_ptychonn.training.learning.train --minutes {minutes:g} --seed {seed}",
+                "version": version("bluesky-ptychonn"),
+                "conditions": {
+                    "seed": seed,
+                    "minutes": round(spent_s / 60, 2),
+                    "frames_seen": step * BATCH,
+                    "training_loss": round(running, 5),
+                },
                 "results": [
-                    {"photons_per_frame": counts, **validate(averaged, held)} for counts, held in validation.items()
+                    {"test": "simulated scans", "photons_per_frame": counts, **validate(averaged, held)}
+                    for counts, held in validation.items()
                 ],
             }
-            _save(
-                out,
-                network,
-                averaged,
-                optimiser,
-                spent_s=spent_s,
-                step=step,
-                figures=figures,
-                minutes=minutes,
-                seed=seed,
-            )
+            _save(out, network, averaged, optimiser, {"spent_s": spent_s, "step": step, "figures": figures})
             _draw(out / "samples.png", averaged, validation[1e6])
             tqdm.write(json.dumps(figures["results"]))
             saved_s, last = spent_s, time.monotonic()
@@ -177,31 +173,18 @@ def _resume(path: Path, network, averaged, optimiser) -> tuple[float, int]:
     return state["spent_s"], state["step"]
 
 
-def _save(out: Path, network, averaged, optimiser, *, spent_s, step, figures, minutes, seed) -> None:
+def _save(out: Path, network, averaged, optimiser, record: dict) -> None:
     """Write checkpoint and figures, each complete before it takes its name."""
-    command = f"python -m bluesky_ptychonn.training.learning.train --minutes {minutes:g} --seed {seed}"
-    document = {
-        "command": command,
-        "version": version("bluesky-ptychonn"),
-        "conditions": {
-            "seed": seed,
-            "widths": list(network.widths),
-            **{k: figures[k] for k in figures if k != "results"},
-        },
-        "results": figures["results"],
-    }
     state = {
         "network": network.state_dict(),
         "averaged": averaged.state_dict(),
         "optimiser": optimiser.state_dict(),
         "widths": list(network.widths),
-        "spent_s": spent_s,
-        "step": step,
-        "figures": document,
+        **record,
     }
     torch.save(state, out / (CHECKPOINT + ".part"))
     os.replace(out / (CHECKPOINT + ".part"), out / CHECKPOINT)
-    (out / "figures.json.part").write_text(json.dumps(document, indent=1) + "\n")
+    (out / "figures.json.part").write_text(json.dumps(record["figures"], indent=1) + "\n")
     os.replace(out / "figures.json.part", out / "figures.json")
 
 
