@@ -1,6 +1,6 @@
 """pvAccess with a deadline: the one bridge of this package to PVA channels.
 
-pvapy's own ``Channel.get`` waits for ever on a server that hangs, and its timeout covers the connection only. Here every
+pvapy's own ``Channel.get`` waits for ever on a server that hangs; its timeout covers the connection only. Here every
 request has one deadline, and a lost server is a `TimeoutError`.
 """
 
@@ -142,8 +142,8 @@ class PvaChannel:
     def monitor(self, callback: Callable[[Any], None], queue_size: int = 1000, field: str = "") -> None:
         """Call back with a PvObject at every update, from a PVA thread; survives restarts of the server.
 
-        The server need not be there yet. The first update, and the first after each reconnection, is the channel's present
-        value: an empty one, or the last of an earlier run. Do not keep the PvObject; its arrays may be kept.
+        The server need not be there yet. The first update, and the first after each reconnection, is the present value:
+        an empty one, or the last of an earlier run. Do not keep the PvObject; its arrays may be kept.
         """
         self._channel.monitor(callback, f"record[queueSize={queue_size}]field({field})")
         self._monitored = True

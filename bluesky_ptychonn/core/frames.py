@@ -1,0 +1,110 @@
+"""From detector frames to diffraction patterns: crop, mask, orientation."""
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+ORIENTATIONS = {
+    "identity": lambda a: a,
+    "flip_y": lambda a: a[..., ::-1, :],
+    "flip_x": lambda a: a[..., ::-1],
+    "rot180": lambda a: a[..., ::-1, ::-1],
+    "transpose": lambda a: a.swapaxes(-1, -2),
+    "rot90": lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
+    "rot270": lambda a: a.swapaxes(-1, -2)[..., ::-1],
+    "antitranspose": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
+}
+"""What is done to the frame, last of all, to make its rows and columns grow with the stage's +y and +x."""
+
+
+def no_data(dtype: DTypeLike) -> int:
+    """Return the value that means "no measurement" in a pattern: the type's largest, as an Eiger writes it."""
+    return int(np.iinfo(np.dtype(dtype).name).max)
+
+
+class FrameGeometry:
+    """Where the diffraction pattern lies in a frame, and which pixels do not count.
+
+    Parameters
+    ----------
+    frame_shape : (int, int)
+        Rows and columns of a frame, px.
+    crop_px : int
+        Side N of the pattern; the beam comes to its pixel (N/2, N/2).
+    beam_center_px : (float, float)
+        Row and column of the beam in the frame; rounded to the nearest pixel.
+    bad_pixels : (H, W) bool, optional
+        Gaps, dead and hot pixels of the frame.
+    orientation : str
+        One of `ORIENTATIONS`, applied once, here.
+
+    Raises
+    ------
+    ValueError
+        If the beam is outside the frame, the mask has another shape or the orientation is unknown.
+
+    Examples
+    --------
+    >>> geometry = FrameGeometry((4, 4), 4, (1, 2))
+    >>> geometry.patterns(np.arange(16, dtype=np.uint16).reshape(1, 4, 4))[0, 2].tolist()
+    [4, 5, 6, 7]
+    """
+
+    def __init__(
+        self,
+        frame_shape: tuple[int, int],
+        crop_px: int,
+        beam_center_px: tuple[float, float],
+        bad_pixels: np.ndarray | None = None,
+        orientation: str = "identity",
+    ) -> None:
+        if orientation not in ORIENTATIONS:
+            raise ValueError(f"orientation = {orientation!r}; allowed is one of {sorted(ORIENTATIONS)}")
+        if crop_px < 2 or crop_px % 2:
+            raise ValueError(f"crop_px = {crop_px} px; it must be even and at least 2")
+        if bad_pixels is not None and bad_pixels.shape != tuple(frame_shape):
+            raise ValueError(f"the mask of bad pixels is {bad_pixels.shape} px for frames of {tuple(frame_shape)} px")
+        row, column = (int(np.floor(c + 0.5)) for c in beam_center_px)
+        if not (0 <= row < frame_shape[0] and 0 <= column < frame_shape[1]):
+            raise ValueError(
+                f"beam_center_px = {tuple(beam_center_px)} lies outside the frame of {tuple(frame_shape)} px; "
+                "give (row, column) in the region of interest"
+            )
+        self.frame_shape = tuple(frame_shape)
+        self.crop_px = crop_px
+        self.orientation = orientation
+        self._orient = ORIENTATIONS[orientation]
+        # The beam's pixel after the orientation must be N/2, so the part that is cut depends on the flips.
+        sees = self._orient(np.arange(crop_px * crop_px).reshape(crop_px, crop_px))
+        at_row, at_column = divmod(int(sees[crop_px // 2, crop_px // 2]), crop_px)
+        top, left = row - at_row, column - at_column
+        self._from = tuple(
+            slice(max(0, start), min(size, start + crop_px)) for start, size in zip((top, left), frame_shape)
+        )
+        self._to = tuple(
+            slice(piece.start - start, piece.stop - start) for piece, start in zip(self._from, (top, left))
+        )
+        invalid = np.ones((crop_px, crop_px), bool)
+        invalid[self._to] = False if bad_pixels is None else bad_pixels[self._from].astype(bool)
+        self._invalid = np.flatnonzero(self._orient(invalid))
+
+    @property
+    def masked_fraction(self) -> float:
+        """Part of the pattern's pixels which never count."""
+        return self._invalid.size / self.crop_px**2
+
+    def patterns(self, frames: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Cut, orient and mask frames (B, H, W) into patterns (B, N, N) of the same type, no-data where masked."""
+        if frames.shape[1:] != self.frame_shape:
+            raise ValueError(f"frames of {frames.shape[1:]} px where {self.frame_shape} px were announced")
+        n = self.crop_px
+        if out is None:
+            out = np.empty((len(frames), n, n), frames.dtype)
+        whole = all(piece.stop - piece.start == n for piece in self._to)
+        if whole:
+            out[...] = self._orient(frames[:, self._from[0], self._from[1]])
+        else:
+            cut = np.full((len(frames), n, n), no_data(frames.dtype), frames.dtype)
+            cut[:, self._to[0], self._to[1]] = frames[:, self._from[0], self._from[1]]
+            out[...] = self._orient(cut)
+        out.reshape(len(frames), -1)[:, self._invalid] = no_data(frames.dtype)
+        return out

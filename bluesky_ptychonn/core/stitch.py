@@ -1,0 +1,119 @@
+"""Stitching: add overlapping patches into one stitched image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_CANVAS_PX = 64_000_000
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Pixels of the stitched image and where they lie on the sample.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns, px.
+    origin_um : (float, float)
+        Position (y, x) of the centre of pixel (0, 0), um.
+    pixel_size_um : float
+    """
+
+    shape: tuple[int, int]
+    origin_um: tuple[float, float]
+    pixel_size_um: float
+
+    @classmethod
+    def covering(
+        cls, positions_um: np.ndarray, pixel_size_um: float, patch_px: int, margin_um: float = 0.0
+    ) -> "Canvas":
+        """Make the smallest canvas that holds a patch at each position, with a margin.
+
+        Raises
+        ------
+        ValueError
+            If there are no positions, or the canvas would have more than ``MAX_CANVAS_PX`` pixels.
+
+        Examples
+        --------
+        >>> Canvas.covering(np.array([[0.0, 0.0], [0.1, 0.2]]), 0.01, 8).shape
+        (20, 30)
+        """
+        positions_um = np.asarray(positions_um, dtype=np.float64)
+        if positions_um.ndim != 2 or not len(positions_um):
+            raise ValueError("a canvas needs at least one position (y, x) in um")
+        margin_px = patch_px // 2 + 1 + int(np.ceil(margin_um / pixel_size_um))
+        low, high = positions_um.min(axis=0), positions_um.max(axis=0)
+        sides = np.ceil(np.round((high - low) / pixel_size_um, 6)) + 2 * margin_px
+        if not np.isfinite(sides).all() or sides.prod() > MAX_CANVAS_PX:
+            raise ValueError(
+                f"a field of {high[0] - low[0]:g} x {high[1] - low[1]:g} um needs {sides.prod():.3g} px of "
+                f"{pixel_size_um:g} um; at most {MAX_CANVAS_PX} are allowed; scan a smaller field"
+            )
+        y_um, x_um = low - margin_px * pixel_size_um
+        return cls((int(sides[0]), int(sides[1])), (float(y_um), float(x_um)), float(pixel_size_um))
+
+    def corners_px(self, positions_um: np.ndarray, patch_px: int) -> np.ndarray:
+        """Return the top-left pixels (B, 2) of patches whose centre pixel N/2 lies at these positions."""
+        centres = np.round((np.asarray(positions_um) - self.origin_um) / self.pixel_size_um)
+        return centres.astype(np.int64) - patch_px // 2
+
+    def holds(self, corners_px: np.ndarray, patch_px: int) -> np.ndarray:
+        """Return which patches (B,) lie inside the canvas."""
+        return np.all((corners_px >= 0) & (corners_px <= np.subtract(self.shape, patch_px)), axis=1)
+
+
+def add_patches(
+    total: np.ndarray,
+    coverage: np.ndarray,
+    patches: np.ndarray,
+    weights: np.ndarray,
+    corners_px: np.ndarray,
+) -> None:
+    """Add weighted phase patches to a running sum, in place; ``total / coverage`` is the stitched image.
+
+    Neither order nor batching of the patches matters (to rounding), so live and offline agree.
+
+    Parameters
+    ----------
+    total : (H, W) float64
+        Running sum of weight times phase, rad.
+    coverage : (H, W) float64
+        Running sum of weights; 0 where nothing was seen.
+    patches : (B, h, w) float32
+        Phase, rad.
+    weights : (h, w) float32
+        Probe intensity: how much the probe saw of each pixel of a patch.
+    corners_px : (B, 2) int
+        Top-left pixel (y, x) of each patch in ``total``.
+
+    Raises
+    ------
+    ValueError
+        If a patch leaves the canvas; nothing has changed then.
+
+    Examples
+    --------
+    >>> total, coverage = np.zeros((3, 3)), np.zeros((3, 3))
+    >>> add_patches(total, coverage, np.ones((1, 2, 2)), np.ones((2, 2)), np.array([[1, 1]]))
+    >>> float(coverage.sum())
+    4.0
+    """
+    _, h, w = patches.shape
+    last = np.subtract(total.shape, (h, w))
+    outside = np.flatnonzero(np.any((corners_px < 0) | (corners_px > last), axis=1))
+    if outside.size:
+        raise ValueError(
+            f"corners_px[{outside[0]}] = {corners_px[outside[0]].tolist()} px leaves the "
+            f"{total.shape} px canvas; allowed is 0 to {last.tolist()}; enlarge the canvas"
+        )
+    for patch, (y, x) in zip(patches, corners_px, strict=True):
+        total[y : y + h, x : x + w] += weights * patch
+        coverage[y : y + h, x : x + w] += weights
+
+
+def stitched_image(total: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """Return the stitched phase, float32 rad; NaN where nothing was seen."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(coverage > 0, total / coverage, np.nan).astype(np.float32)
