@@ -41,7 +41,7 @@ class PatchNetwork(nn.Module):
     (3, 96, 96)
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (32, 64, 96)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 96)) -> None:
         super().__init__()
         self.widths = widths
         fine, middle, coarse = widths

@@ -29,12 +29,12 @@ def random_object(rng: np.random.Generator, side_px: int) -> np.ndarray:
     >>> bool(np.abs(object_).max() <= 1.001)
     True
     """
-    depth = np.exp(rng.uniform(np.log(0.08), np.log(2.0))) * (1 if rng.random() < 0.15 else -1)
+    depth = np.exp(rng.uniform(np.log(0.1), np.log(1.6))) * (1 if rng.random() < 0.15 else -1)
     features = _structure(rng, side_px)
     phase = depth * features
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         phase = phase + depth * rng.uniform(0.2, 0.8) * _structure(rng, side_px)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         phase = phase + rng.uniform(0, 0.3) * _field(rng, side_px, rng.uniform(15, 60))
     kind = rng.random()
     if kind < 0.4:
@@ -48,7 +48,7 @@ def random_object(rng: np.random.Generator, side_px: int) -> np.ndarray:
 
 def _structure(rng: np.random.Generator, side_px: int) -> np.ndarray:
     """Features from 0 (background) to 1 with edges of random sharpness."""
-    kinds = (_shapes, _shapes, _blobs, _strokes, _strokes, _lines, _grains, _smooth)
+    kinds = (_shapes, _shapes, _shapes, _shapes, _blobs, _strokes, _strokes, _lines, _grains, _smooth)
     image = kinds[rng.integers(len(kinds))](rng, side_px)
     return ndimage.gaussian_filter(image.astype(np.float32), rng.uniform(0.4, 1.6), mode="wrap")
 
@@ -143,7 +143,7 @@ def _lines(rng: np.random.Generator, side_px: int) -> np.ndarray:
         patches = np.zeros((side_px, side_px), int)
     bend = rng.uniform(0, 4) * _field(rng, side_px, 40) * (rng.random() < 0.3)
     for patch in range(patches.max() + 1):
-        angle, period, duty = rng.uniform(0, np.pi), _log_uniform(rng, 6, 50), rng.uniform(-0.6, 0.6)
+        angle, period, duty = rng.uniform(0, np.pi), _log_uniform(rng, 8, 60), rng.uniform(-0.6, 0.6)
         wave = np.sin(2 * np.pi / period * (y * np.sin(angle) + x * np.cos(angle)) + bend + rng.uniform(0, 6)) > duty
         image[patches == patch] = wave[patches == patch]
     return image

@@ -22,7 +22,7 @@ CHECKPOINT = "checkpoint.pt"
 BATCH = 64
 PEAK_LEARNING_RATE = 2e-3
 EMA_DECAY = 0.999
-REUSE = 6
+REUSE = 8
 """How often a simulated frame is learned from, on average; a mirror or a turn makes it another one."""
 VALIDATION_COUNTS = (1e6, 1e5, 1e4)
 VALIDATION_SEED = 20230
