@@ -1,0 +1,367 @@
+"""The records of the detector IOC, wired to the detector and its file writer."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bluesky_ptychonn.core.optics import Geometry
+from bluesky_ptychonn.simulation.detector import DEAD_TIME_S, Detector, TriggerMode
+from bluesky_ptychonn.simulation.image_server import IMAGE, ImageServer
+from bluesky_ptychonn.simulation.names import DETECTOR, SHUTTER
+from bluesky_ptychonn.simulation.records import RecordSpec, record_specs
+from bluesky_ptychonn.simulation.source import NO_DATA
+from bluesky_ptychonn.simulation.writer import EPICS_EPOCH_S
+
+SENSOR_PX = (512, 1028)
+ROI_CORNER_PX = (190, 450)
+"""Where the simulated region lies on the sensor (y, x); it cannot be moved."""
+SHORTEST_EXPOSURE_S, LONGEST_EXPOSURE_S = 1e-5, 3600.0
+SHORTEST_PERIOD_S = 1 / 4500
+FAULTS = {"Detector": "drop_in_detector", "Plugin": "drop_in_plugin", "Writer": "drop_in_writer"}
+MAX_FAULTS = 256
+ACT_ON_EVERY_PUT = ("ArrayCounter", "DroppedArrays", "Trigger", "FilePath")
+"""Ends of names whose puts count even if they do not change the value."""
+INPUTS = {
+    "ai": "aIn",
+    "bi": "boolIn",
+    "ints": "WaveformIn",
+    "longin": "longIn",
+    "mbbi": "mbbIn",
+    "stringin": "stringIn",
+    "textin": "longStringIn",
+}
+OUTPUTS = {
+    "ao": "aOut",
+    "bo": "boolOut",
+    "longout": "longOut",
+    "mbbo": "mbbOut",
+    "stringout": "stringOut",
+    "text": "longStringOut",
+}
+
+
+class DetectorRecords:
+    """Make every record; puts reach the detector, its state reaches the records.
+
+    Parameters
+    ----------
+    detector : Detector
+    images : ImageServer
+    geometry : Geometry
+        Shown in the metadata records.
+    """
+
+    def __init__(self, detector: Detector, images: ImageServer, geometry: Geometry) -> None:
+        from softioc import builder
+
+        self._detector, self._images = detector, images
+        self._records: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
+        self._rate = (time.monotonic(), 0)
+        self._handlers = self._make_handlers()
+        builder.SetBlocking(True)
+        starts = self._start_values(geometry)
+        self._settable = {SHUTTER}
+        for spec in record_specs():
+            value = starts.get(spec.name, spec.value)
+            self._records[spec.name] = _make(builder, spec, value, self._on_put(spec.name))
+            if spec.type in OUTPUTS:
+                self._settable.add(spec.name)
+        self._make_simulation_records(builder)
+
+    def _make_simulation_records(self, builder: Any) -> None:
+        detector, settings = self._detector, self._detector.settings
+
+        def assign(name: str, convert: Callable) -> Callable:
+            return lambda value: setattr(settings, name, convert(value))
+
+        self._settable |= {"Sim:Photons", "Sim:StampIndex", *("Sim:DropIn" + where for where in FAULTS)}
+        self._records["Sim:Photons"] = builder.aOut(
+            DETECTOR + "Sim:Photons",
+            initial_value=settings.photons,
+            DRVL=1,
+            DRVH=1e9,
+            on_update=assign("photons", float),
+        )
+        self._records["Sim:StampIndex"] = builder.boolOut(
+            DETECTOR + "Sim:StampIndex", "No", "Yes", initial_value=0, on_update=assign("stamp_index", bool)
+        )
+        self._records["Sim:IgnoredTriggers_RBV"] = builder.longIn(DETECTOR + "Sim:IgnoredTriggers_RBV", initial_value=0)
+        self._records[SHUTTER] = builder.boolOut(
+            SHUTTER,
+            "Close",
+            "Open",
+            initial_value=detector.settings.shutter_open,
+            on_update=assign("shutter_open", bool),
+        )
+        for where, name in FAULTS.items():
+            self._records["Sim:DropIn" + where] = builder.WaveformOut(
+                f"{DETECTOR}Sim:DropIn{where}",
+                length=MAX_FAULTS,
+                datatype=int,
+                on_update=assign(name, lambda values: frozenset(int(v) for v in np.atleast_1d(values) if v >= 0)),
+            )
+
+    def _start_values(self, geometry: Geometry) -> dict[str, Any]:
+        beam_y, beam_x = np.add(ROI_CORNER_PX, self._detector.source.beam_center_px)
+        height, width = self._detector.source.frame_shape
+        settings = self._detector.settings
+        values: dict[str, Any] = {
+            "cam1:AcquireTime": settings.exposure_s,
+            "cam1:AcquirePeriod": settings.period_s,
+            "cam1:PhotonEnergy": 1e3 * geometry.energy_kev,
+            "cam1:Wavelength": 1e4 * geometry.wavelength_um,
+            "cam1:DetDist": geometry.distance_m,
+            "cam1:BeamX": float(beam_x),
+            "cam1:BeamY": float(beam_y),
+            "ROI1:MinX": ROI_CORNER_PX[1],
+            "ROI1:MinY": ROI_CORNER_PX[0],
+            "ROI1:SizeX": width,
+            "ROI1:SizeY": height,
+            "ROI1:Name": "diffraction",
+        }
+        values |= {name + "_RBV": value for name, value in values.items()}
+        values |= {
+            "cam1:XPixelSize_RBV": 1e-6 * geometry.detector_pixel_um,
+            "cam1:YPixelSize_RBV": 1e-6 * geometry.detector_pixel_um,
+            "cam1:CountCutoff_RBV": NO_DATA - 1,
+            "cam1:DeadTime_RBV": DEAD_TIME_S,
+            "cam1:Manufacturer_RBV": "Dectris (simulated)",
+            "cam1:Model_RBV": "Eiger2 500K",
+            "cam1:Temp0_RBV": 22.5,
+            "cam1:TemperatureActual": 22.5,
+            "cam1:Humid0_RBV": 4.0,
+            "cam1:FWFree_RBV": 100.0,
+            "cam1:ArraySizeX_RBV": SENSOR_PX[1],
+            "cam1:ArraySizeY_RBV": SENSOR_PX[0],
+            "Pva1:PvName_RBV": IMAGE,
+        }
+        kinds = {"ROI1:": "NDPluginROI", "Pva1:": "NDPluginPva", "HDF1:": "NDFileHDF5"}
+        ports = {"cam1:": "EIG", "ROI1:": "ROI1", "Pva1:": "PVA1", "HDF1:": "FileHDF1"}
+        inputs = {"ROI1:": "EIG", "Pva1:": "ROI1", "HDF1:": "ROI1"}
+        values |= {plugin + "PortName_RBV": port for plugin, port in ports.items()}
+        values |= {plugin + "PluginType_RBV": kind for plugin, kind in kinds.items()}
+        values |= {f"{plugin}NDArrayPort{end}": port for plugin, port in inputs.items() for end in ("", "_RBV")}
+        return values
+
+    # Puts
+
+    def _on_put(self, name: str) -> Callable[[Any], None]:
+        def on_put(value: Any) -> None:
+            handler = self._handlers.get(name)
+            accepted = value if handler is None else handler(value)
+            if accepted is not None and name + "_RBV" in self._records:
+                self._show(name + "_RBV", accepted)
+
+        return on_put
+
+    def _make_handlers(self) -> dict[str, Callable[[Any], Any]]:
+        """Build what a put does, by record; it returns the readback, or None where the state shows it."""
+        detector, file = self._detector, self._detector.writer.settings
+        settings, state = detector.settings, detector.state
+
+        def assign(target: Any, name: str, convert: Callable = bool) -> Callable[[Any], Any]:
+            def handler(value: Any) -> Any:
+                setattr(target, name, convert(value))
+                return value
+
+            return handler
+
+        def at_least_one(target: Any, name: str) -> Callable[[Any], int]:
+            def handler(value: Any) -> int:
+                setattr(target, name, max(1, int(value)))
+                return getattr(target, name)
+
+            return handler
+
+        def count(target: Any, name: str) -> Callable[[Any], None]:
+            return lambda value: setattr(target, name, int(value))
+
+        height, width = detector.source.frame_shape
+        return {
+            "cam1:Acquire": lambda value: detector.arm() if value else detector.disarm(),
+            "cam1:Trigger": lambda value: detector.trigger(),
+            "cam1:AcquireTime": self._set_exposure,
+            "cam1:AcquirePeriod": self._set_period,
+            "cam1:NumImages": at_least_one(settings, "images"),
+            "cam1:NumTriggers": at_least_one(settings, "triggers"),
+            "cam1:TriggerMode": self._set_mode,
+            "cam1:ManualTrigger": assign(settings, "manual"),
+            "cam1:DataSource": assign(settings, "streaming", lambda value: value == 2),
+            "cam1:StreamAsTSSource": lambda value: self._set_clock("StreamAsTSSource", value),
+            "cam1:StreamVersion": lambda value: self._set_clock("StreamVersion", value),
+            "cam1:ArrayCallbacks": assign(settings, "array_callbacks"),
+            "cam1:ArrayCounter": lambda value: detector.reset_counter(int(value)),
+            "ROI1:EnableCallbacks": assign(settings, "roi_enabled"),
+            "ROI1:ArrayCounter": count(state, "roi_arrays"),
+            "ROI1:MinX": lambda value: ROI_CORNER_PX[1],
+            "ROI1:MinY": lambda value: ROI_CORNER_PX[0],
+            "ROI1:SizeX": lambda value: width,
+            "ROI1:SizeY": lambda value: height,
+            "Pva1:EnableCallbacks": assign(settings, "pva_enabled"),
+            "Pva1:ArrayCounter": count(state, "pva_arrays"),
+            "Pva1:DroppedArrays": count(state, "pva_dropped"),
+            "HDF1:EnableCallbacks": assign(file, "enabled"),
+            "HDF1:ArrayCounter": count(detector.writer.state, "arrays"),
+            "HDF1:DroppedArrays": count(detector.writer.state, "dropped"),
+            "HDF1:QueueSize": at_least_one(file, "queue_size"),
+            "HDF1:FilePath": self._set_path,
+            "HDF1:FileName": assign(file, "name", str),
+            "HDF1:FileTemplate": assign(file, "template", str),
+            "HDF1:FileNumber": self._set_file_number,
+            "HDF1:AutoIncrement": assign(file, "auto_increment"),
+            "HDF1:NumCapture": assign(file, "capture", int),
+            "HDF1:NumFramesChunks": assign(file, "frames_per_chunk", int),
+            "HDF1:SWMRMode": assign(file, "swmr"),
+            "HDF1:LazyOpen": assign(file, "lazy_open"),
+            "HDF1:Capture": lambda value: detector.writer.start() if value else detector.writer.stop(),
+        }
+
+    def _set_exposure(self, value: float) -> float:
+        settings = self._detector.settings
+        settings.exposure_s = float(np.clip(value, SHORTEST_EXPOSURE_S, LONGEST_EXPOSURE_S))
+        self._show("cam1:AcquirePeriod_RBV", self._set_period(self._records["cam1:AcquirePeriod"].get()))
+        return settings.exposure_s
+
+    def _set_period(self, value: float) -> float:
+        settings = self._detector.settings
+        shortest_s = max(SHORTEST_PERIOD_S, settings.exposure_s + DEAD_TIME_S)
+        settings.period_s = self._detector.writer.settings.period_s = max(shortest_s, float(value))
+        return settings.period_s
+
+    def _set_mode(self, value: int) -> int:
+        settings = self._detector.settings
+        if value in (TriggerMode.INTERNAL_ENABLE, TriggerMode.EXTERNAL_ENABLE):
+            settings.images = 1
+            self._show("cam1:NumImages", 1)
+            self._show("cam1:NumImages_RBV", 1)
+        settings.mode = int(value)
+        return value
+
+    def _set_clock(self, name: str, value: int) -> int:
+        wanted = {other: self._records["cam1:" + other].get() for other in ("StreamAsTSSource", "StreamVersion")}
+        self._detector.settings.detector_clock = all({**wanted, name: value}.values())
+        return value
+
+    def _set_path(self, value: str) -> str:
+        levels = -int(self._records["HDF1:CreateDirectory"].get())
+        path = Path(value)
+        missing = sum(not parent.exists() for parent in (path, *path.parents))
+        if value and 0 < missing <= levels:
+            path.mkdir(parents=True, exist_ok=True)
+        shown = value if value.endswith("/") or not value else value + "/"
+        self._detector.writer.settings.path = shown
+        self._show("HDF1:FilePathExists_RBV", bool(value) and path.is_dir() and os.access(path, os.W_OK))
+        return shown
+
+    def _set_file_number(self, value: int) -> int:
+        self._detector.writer.settings.number = self._detector.writer.state.number = int(value)
+        return value
+
+    # State
+
+    def _show(self, name: str, value: Any) -> None:
+        if name in self._shown and np.array_equal(self._shown[name], value):
+            return
+        if name in self._settable:
+            if not np.array_equal(self._records[name].get(), value):
+                self._records[name].set(value, process=False)  # known already: processing it does nothing more
+                self._records[name].set_field("PROC", 1)  # but tells the clients
+        else:
+            self._records[name].set(value)
+            self._shown[name] = value
+
+    def show(self) -> None:
+        """Show the whole state: after arming, an end, a capture."""
+        state, file = self._detector.state, self._detector.writer.state
+        self.show_counters()
+        for end in ("", "_RBV"):
+            self._show("HDF1:Capture" + end, int(file.capturing))
+        self._show("HDF1:FileNumber", file.number)
+        self._show("HDF1:FileNumber_RBV", file.number)
+        self._show("HDF1:FullFileName_RBV", file.full_name)
+        self._show("HDF1:SWMRActive_RBV", file.swmr_active)
+        self._show("HDF1:WriteMessage", file.error)
+        self._show("HDF1:WriteStatus", bool(file.error))
+        for where, name in FAULTS.items():
+            if not getattr(self._detector.settings, name):
+                self._show("Sim:DropIn" + where, np.empty(0, np.int32))
+        self._show("cam1:SequenceId", state.sequence)
+        self._show("cam1:Armed", state.armed)
+        self._show("cam1:StatusMessage_RBV", state.message)
+        self._show("cam1:State_RBV", "acquire" if state.acquiring else "idle")
+        self._show("cam1:DetectorState_RBV", state.detector_state)
+        for name in ("cam1:AcquireBusy", "cam1:Acquire", "cam1:AcquireBusyCB", "cam1:Acquire_RBV"):
+            self._show(name, int(state.acquiring))
+
+    def show_counters(self) -> None:
+        """Show what counts and the last frame; cheap when nothing has changed."""
+        state, file = self._detector.state, self._detector.writer.state
+        queue_size = self._detector.writer.settings.queue_size
+        values = {
+            "cam1:NumImagesCounter_RBV": state.images,
+            "cam1:ArrayCounter_RBV": state.array_counter,
+            "cam1:StreamDropped_RBV": state.stream_dropped,
+            "ROI1:ArrayCounter_RBV": state.roi_arrays,
+            "Pva1:ArrayCounter_RBV": state.pva_arrays,
+            "Pva1:DroppedArrays_RBV": state.pva_dropped,
+            "HDF1:ArrayCounter_RBV": file.arrays,
+            "HDF1:DroppedArrays_RBV": file.dropped,
+            "HDF1:NumCaptured_RBV": file.captured,
+            "HDF1:QueueFree": max(0, queue_size - file.queued),
+            "HDF1:QueueUse": file.queued,
+            "Sim:IgnoredTriggers_RBV": state.ignored_triggers,
+        }
+        values |= {f"{name}:QueueFree": self._records[f"{name}:QueueSize"].get() for name in ("ROI1", "Pva1")}
+        lost = (values["cam1:StreamDropped_RBV"], values["Pva1:DroppedArrays_RBV"])
+        if (self._shown.get("cam1:StreamDropped_RBV"), self._shown.get("Pva1:DroppedArrays_RBV")) != lost:
+            self._images.show_counters(*lost)
+        for name, value in values.items():
+            self._show(name, value)
+        if state.last is not None:
+            self._show_frame(state.last.unique_id, state.last.time_s, state.last.data.shape)
+        now = time.monotonic()
+        if now - self._rate[0] >= 1:
+            rate_hz = (state.roi_arrays - self._rate[1]) / (now - self._rate[0])
+            self._rate = (now, state.roi_arrays)
+            for plugin in ("cam1:", "ROI1:", "Pva1:", "HDF1:"):
+                self._show(plugin + "ArrayRate_RBV", max(0.0, round(rate_hz, 1)))
+
+    def _show_frame(self, unique_id: int, time_s: float, shape: tuple[int, ...]) -> None:
+        if self._shown.get("ROI1:UniqueId_RBV") == unique_id:
+            return
+        dimensions = np.array([*shape[::-1], *[0] * 8], np.int32)
+        seconds, rest = divmod(time_s - EPICS_EPOCH_S, 1)
+        for plugin in ("cam1:", "ROI1:", "Pva1:", "HDF1:"):
+            self._show(plugin + "UniqueId_RBV", unique_id)
+            self._show(plugin + "TimeStamp_RBV", time_s - EPICS_EPOCH_S)
+            self._show(plugin + "EpicsTSSec_RBV", int(seconds))
+            self._show(plugin + "EpicsTSNsec_RBV", int(rest * 1e9))
+            if plugin != "cam1:":
+                for axis, letter in enumerate("XY"):
+                    self._show(f"{plugin}ArraySize{letter}_RBV", shape[1 - axis])
+                    self._show(f"{plugin}ArraySize{axis}_RBV", shape[1 - axis])
+                self._show(plugin + "Dimensions_RBV", dimensions)
+
+
+def _make(builder: Any, spec: RecordSpec, value: Any, on_put: Callable[[Any], None]) -> Any:
+    """Create one softioc record."""
+    kind, choices = spec.type, list(spec.choices)
+    options: dict[str, Any] = {}
+    if kind in ("ao", "ai"):
+        options = {"initial_value": float(value or 0), "PREC": 6}
+    elif kind in ("text", "textin"):
+        options = {"initial_value": str(value), "length": 1024}
+    elif kind in ("stringout", "stringin"):
+        options = {"initial_value": str(value).replace("_", " ")}
+    elif kind == "ints":
+        options = {"initial_value": np.zeros(10, np.int32)}
+    else:
+        options = {"initial_value": int(value or 0)}
+    if kind in OUTPUTS:
+        options |= {"on_update": on_put, "always_update": spec.name.endswith(ACT_ON_EVERY_PUT)}
+    return getattr(builder, {**INPUTS, **OUTPUTS}[kind])(DETECTOR + spec.name, *choices, **options)

@@ -1,0 +1,60 @@
+"""The PVA side of the detector: ``Pva1:Image`` and two counters, as NDPva and QSRV serve them."""
+
+import numpy as np
+
+from bluesky_ptychonn.simulation.names import DETECTOR
+from bluesky_ptychonn.simulation.writer import Frame
+
+IMAGE = DETECTOR + "Pva1:Image"
+COUNTERS = (DETECTOR + "cam1:StreamDropped_RBV", DETECTOR + "Pva1:DroppedArrays_RBV")
+
+
+class ImageServer:
+    """Serve frames as NTNDArray; before the first one the channel holds an empty union.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of a frame.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        import pvaccess
+
+        self._pva = pvaccess
+        self._server = None
+        self._image = pvaccess.NtNdArray()
+        self._image["dimension"] = [
+            {"size": size, "offset": 0, "fullSize": size, "binning": 1, "reverse": False} for size in shape[::-1]
+        ]
+        self._image["compressedSize"] = self._image["uncompressedSize"] = 2 * shape[0] * shape[1]
+
+    def serve(self) -> None:
+        """Open the server; clients find the channels from now on."""
+        server = self._pva.PvaServer()
+        for name in COUNTERS:
+            server.addRecord(name, self._pva.NtScalar(self._pva.INT, 0), None)
+        server.addRecord(IMAGE, self._pva.NtNdArray(), None)
+        self._server = server
+
+    def publish(self, frame: Frame) -> None:
+        """Publish one frame; ``timeStamp`` is its IOC or detector time, as is ``dataTimeStamp``."""
+        if self._server is None:
+            return
+        image = self._image
+        image["uniqueId"] = frame.unique_id
+        image["value"] = {"ushortValue": np.ascontiguousarray(frame.data).ravel()}
+        image["timeStamp"] = _time_stamp(frame.epics_time_s)
+        image["dataTimeStamp"] = _time_stamp(frame.time_s)
+        self._server.update(IMAGE, image)
+
+    def show_counters(self, *values: int) -> None:
+        """Publish frames lost in the detector and in the plugin."""
+        if self._server is not None:
+            for name, value in zip(COUNTERS, values, strict=True):
+                self._server.update(name, self._pva.NtScalar(self._pva.INT, int(value)))
+
+
+def _time_stamp(time_s: float) -> dict[str, int]:
+    seconds, rest = divmod(round(time_s * 1e9), 10**9)
+    return {"secondsPastEpoch": seconds, "nanoseconds": rest, "userTag": 0}

@@ -1,0 +1,5 @@
+"""PV prefixes of the simulated beamline."""
+
+DETECTOR = "SIM:EIG:"
+STAGE = "SIM:STAGE:"
+SHUTTER = "SIM:SHUTTER"
