@@ -1,0 +1,39 @@
+"""What the rooms ask of each other's parts."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from bluesky_ptychonn.core.model_card import ModelCard
+
+
+class EngineMismatch(ValueError):  # noqa: N818 - the name of the design
+    """A model cannot be used: a hash, a shape or the golden pair does not hold. Keep the one that runs."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A compiled model: diffraction patterns in, phase patches out."""
+
+    name: str
+    """Name under which `engines.registry.open_engine` opens it."""
+
+    card: ModelCard | None
+    """What is known of the model; None where nothing was trained, so that any pixel size and energy will do."""
+
+    max_batch: int
+    """Largest batch `infer` takes."""
+
+    frame_px: int
+    """Side of the diffraction patterns, px."""
+
+    patch_px: int
+    """Side of the patches, the central part of the field, px."""
+
+    def set_probe(self, probe: np.ndarray) -> None:
+        """Take a new probe (N, N) complex64, scaled to the counts per frame; the compiled network stays."""
+        ...
+
+    def infer(self, patterns: np.ndarray) -> np.ndarray:
+        """Turn patterns (B, N, N) of unsigned counts, 1 <= B <= max_batch, into phase (B, h, h) float32, rad."""
+        ...
