@@ -40,7 +40,7 @@ test: check         ## check, quick tests, system tests
 	$(BIN)/python -m pytest -q -m "system and not soak" -p no:randomly
 
 soak: $(VENV)/.test ## torture for SOAK_MINUTES (default 50), in random order
-	$(BIN)/python -m bluesky_ptychonn.cli.soak --minutes $${SOAK_MINUTES:-50}
+	$(BIN)/python tests/soak/run.py --minutes $${SOAK_MINUTES:-50}
 
 constraints: $(VENV)/.test ## write constraints.txt from what is installed and tested
 	$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//; /^-e|@ /d' > constraints.txt
