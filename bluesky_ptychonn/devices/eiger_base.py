@@ -1,0 +1,224 @@
+"""Eiger2 detector, its rest: what it can do, what a run sets, and how it is put back."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import Device, Signal
+from ophyd.device import Staged
+from ophyd.utils import RedundantStaging
+
+from bluesky_ptychonn.core.request import ScanRequest
+from bluesky_ptychonn.devices.eiger_pvs import (
+    BeamGeometry,
+    Eiger2Cam,
+    EigerCounters,
+    FilePlugin,
+    RoiPlugin,
+    StreamPlugin,
+)
+from bluesky_ptychonn.devices.signals import Setting
+from bluesky_ptychonn.devices.waiting import address, answering, put_checked, same, wait_until
+
+
+class StagedEiger(Device):
+    """Eiger2 with its plugins: checks, staging and restoring; `Eiger` adds the run."""
+
+    cam = Cpt(Eiger2Cam, "cam1:")
+    roi1 = Cpt(RoiPlugin, "ROI1:")
+    pva1 = Cpt(StreamPlugin, "Pva1:")
+    hdf1 = Cpt(FilePlugin, "HDF1:")
+    geometry = Cpt(BeamGeometry, "")
+    counters = Cpt(EigerCounters, "")
+
+    file_directory = Cpt(Setting, value="", kind="config", doc="where the IOC writes; empty: where its FilePath points")
+    stream_clock = Cpt(Setting, value="detector", kind="config", doc="whose time stamps frames: detector or ioc")
+    stall_s = Cpt(Setting, value=2.0, kind="config", doc="longest silence between two frames")
+    first_frame_s = Cpt(Setting, value=15.0, kind="config", doc="longest silence before the first frame")
+    first_unique_id = Cpt(Setting, value=0, kind="omitted")
+    frames_after_s = Cpt(Setting, value=0.0, kind="omitted", doc="IOC time of the counter's reset, epoch seconds")
+
+    def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self._losses_before: dict[str, int] = {}
+
+    # what a plan asks before it starts
+
+    def check(self, request: ScanRequest) -> list[str]:
+        """What stands against this request; empty if nothing does. Changes nothing."""
+        try:
+            dead_time_s = float(self.cam.dead_time.get())
+            height, width = self._frame_shape()
+            state, message = self.cam.detector_state.get(), self.cam.status_message.get()
+            directory = str(self.file_directory.get() or self.hdf1.file_path.get())
+        except TimeoutError as error:
+            return [f"{error}; is the detector's IOC running, and does EPICS_CA_ADDR_LIST reach it?"]
+        problems = []
+        if state in ("Error", "Disconnected", "Initializing"):
+            problems.append(f"DetectorState is {state} ({message}); initialize the detector")
+        if request.dwell_s < (request.exposure_s + dead_time_s) * (1 - 1e-6):
+            problems.append(
+                f"dwell_s = {request.dwell_s:g} s is shorter than exposure_s = {request.exposure_s:g} s plus the dead "
+                f"time of {dead_time_s:g} s; allowed is {request.exposure_s + dead_time_s:g} s or more"
+            )
+        crop = int(self.geometry.crop_px.get())
+        center = (self.geometry.beam_center_y_px.get(), self.geometry.beam_center_x_px.get())
+        if not (0 <= center[0] < height and 0 <= center[1] < width):
+            problems.append(
+                f"the beam centre (y, x) = {center} px lies outside the frame of {height} x {width} px; "
+                "correct beam_center_px, or the ROI"
+            )
+        if crop > 2 * max(height, width):
+            problems.append(
+                f"crop_px = {crop} px is more than twice the frame of {height} x {width} px; correct frame_px"
+            )
+        needed = request.points * height * width * 4
+        if Path(directory).is_dir():
+            free = shutil.disk_usage(directory).free
+            if free < 1.1 * needed:
+                problems.append(
+                    f"{directory} has {free / 1e9:.3g} GB left, {request.points} frames need {needed / 1e9:.3g} GB; "
+                    "free some space or choose another file_directory"
+                )
+        return problems
+
+    def ptycho_block(self) -> dict[str, Any]:
+        """Geometry, stream and identity of the frames for the start document; of the run, after ``stage``."""
+        geometry = self.geometry
+        return {
+            "energy_kev": float(geometry.energy_kev.get()),
+            "distance_m": float(geometry.distance_m.get()),
+            "detector_pixel_um": float(geometry.detector_pixel_um.get()),
+            "probe_diameter_um": float(geometry.probe_diameter_um.get()),
+            "dead_time_s": float(self.cam.dead_time.get()),
+            "frame_shape": list(self._frame_shape()),
+            "crop_px": int(geometry.crop_px.get()),
+            "beam_center_px": [float(geometry.beam_center_y_px.get()), float(geometry.beam_center_x_px.get())],
+            "orientation": str(geometry.orientation.get()),
+            "image_channel": str(self.pva1.pv_name.get()),
+            "dropped_channel": self.cam.stream_dropped.pvname,
+            "clock": str(self.stream_clock.get()),
+            "first_unique_id": int(self.first_unique_id.get()),
+            "frames_after_s": float(self.frames_after_s.get()),
+        }
+
+    def _frame_shape(self) -> tuple[int, int]:
+        return int(self.roi1.size.y.get()), int(self.roi1.size.x.get())
+
+    # stage
+
+    def stage(self) -> list[object]:
+        """Wait for quiet, set and check everything that matters, set the frame counter to 0.
+
+        Raises
+        ------
+        TimeoutError
+            If the detector is busy, a PV is dead, or does not take its value; everything is as before then.
+        """
+        if self._staged != Staged.no:
+            raise RedundantStaging(f"{self.name} is already staged; unstage it first")
+        self._staged = Staged.partially
+        try:
+            self._wait_for_quiet()
+            for signal, value in self._stage_values():
+                self._change(signal, value)
+            put_checked(self.cam.array_counter, 0)
+            self.first_unique_id.put(0)  # ADEiger numbers a frame before it counts it
+            self.frames_after_s.put(self.cam.array_counter.timestamp)
+            self._losses_before = self._loss_counters()
+        except Exception:
+            self.unstage()
+            raise
+        self._staged = Staged.yes
+        return [self]
+
+    def _stage_values(self) -> list[tuple[Signal, Any]]:
+        cam, roi, pva, hdf = self.cam, self.roi1, self.pva1, self.hdf1
+        cam_port, roi_port = cam.port_name.get(), roi.port_name.get()
+        values: list[tuple[Signal, Any]] = [
+            (cam.data_source, "Stream"),
+            (cam.stream_enable, "Enable"),
+            (cam.stream_decompress, "Enable"),
+            (cam.stream_version, "Stream2"),
+            (cam.stream_as_ts_source, "Yes" if self.stream_clock.get() == "detector" else "No"),
+            (cam.array_callbacks, "Enable"),
+        ]
+        for plugin, port in ((roi, cam_port), (pva, roi_port), (hdf, roi_port)):
+            values += [(plugin.nd_array_port, port), (plugin.blocking_callbacks, "No"), (plugin.enable, "Enable")]
+        values += [
+            (hdf.file_write_mode, "Stream"),
+            (hdf.auto_increment, "No"),
+            (hdf.file_template, "%s%s.h5"),
+            (hdf.lazy_open, "Yes"),  # the file takes its type from the first frame, not from an earlier exposure
+            (hdf.swmr_mode, "On"),
+            (hdf.store_attr, "Yes"),
+        ]
+        if self.file_directory.get():
+            values.append((hdf.file_path, self.file_directory.get()))
+        return values
+
+    def _wait_for_quiet(self) -> None:
+        cam = self.cam
+        wait_until(
+            lambda: cam.acquire.get() == 0 and cam.detector_state.get() in ("Idle", "Aborted"),
+            5.0,
+            lambda: (
+                f"{self.name} is busy: Acquire = {cam.acquire.get()}, DetectorState = {cam.detector_state.get()}; "
+                f"stop it with {self.name}.cam.acquire.put(0)"
+            ),
+        )
+        if self.hdf1.capture.get():
+            self.hdf1.capture.put(0)
+        wait_until(
+            lambda: self.hdf1.capture.get() == 0,
+            5.0,
+            lambda: f"{address(self.hdf1.capture)} does not end; is the disk full?",
+        )
+        for plugin in (self.roi1, self.pva1, self.hdf1):
+            wait_until(
+                lambda plugin=plugin: plugin.queue_free.get() >= plugin.queue_size.get(),
+                5.0,
+                lambda plugin=plugin: f"{address(plugin.queue_free)} shows frames of an earlier run in the queue",
+            )
+
+    def _change(self, signal: Signal, value: Any) -> None:
+        """Set a value that ``unstage`` restores."""
+        before = signal.get()
+        if not same(before, value):
+            put_checked(signal, value)
+            self._original_vals.setdefault(signal, before)
+
+    def unstage(self) -> list[object]:
+        """Disarm and restore what ``stage`` and ``prepare`` changed; never raises, says what could not be restored."""
+        try:
+            self._disarm()
+            while self._original_vals:
+                signal, value = self._original_vals.popitem()
+                put_checked(signal, value)
+        except TimeoutError as error:
+            left = [address(signal) for signal in self._original_vals]
+            self.log.warning("%s could not be put back as it was: %s; check also %s", self.name, error, left)
+            self._original_vals.clear()
+        self._staged = Staged.no
+        return [self]
+
+    def _disarm(self) -> None:
+        if not answering(self.cam.acquire, self.hdf1.capture):
+            raise TimeoutError(f"the IOC of {self.prefix} does not answer")
+        for signal in (self.cam.acquire, self.hdf1.capture):
+            if signal.get():
+                signal.put(0)
+            wait_until(lambda signal=signal: signal.get() == 0, 5.0, lambda s=signal: f"{address(s)} stays on")
+
+    def _loss_counters(self) -> dict[str, int]:
+        return {
+            "lost_in_detector": int(self.cam.stream_dropped.get()),
+            "lost_in_plugin": int(self.pva1.dropped_arrays.get()),
+            "lost_before_file": int(self.hdf1.dropped_arrays.get()),
+        }
+
+    def _losses(self) -> dict[str, int]:
+        """Frames lost since ``stage``; a counter that went back was reset when the detector was armed."""
+        before = self._losses_before
+        return {name: now - before[name] if now >= before[name] else now for name, now in self._loss_counters().items()}

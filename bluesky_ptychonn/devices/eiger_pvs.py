@@ -1,0 +1,97 @@
+"""The PVs of an Eiger2 behind ADEiger, as ophyd components: what ophyd has, corrected, and what it lacks."""
+
+from ophyd import Component as Cpt
+from ophyd import Device, EpicsSignalRO
+from ophyd.areadetector.base import ADComponent as ADCpt
+from ophyd.areadetector.base import EpicsSignalWithRBV
+from ophyd.areadetector.cam import EigerDetectorCam
+from ophyd.areadetector.plugins import HDF5Plugin_V34, PvaPlugin_V34, ROIPlugin_V34
+
+from bluesky_ptychonn.devices.signals import Setting
+
+UNKNOWN = -1
+
+
+class Eiger2Cam(EigerDetectorCam):
+    """``cam1:`` of eiger2.template. Ophyd's class is that of an Eiger1: what the template lacks is gone here."""
+
+    trigger_exposure = None
+    fw_clear = None
+    link_0 = None
+    link_1 = None
+    link_2 = None
+    link_3 = None
+    dcu_buff_free = None
+    pool_max_buffers = None
+
+    trigger_mode = ADCpt(EpicsSignalWithRBV, "TriggerMode", string=True)
+    manual_trigger = ADCpt(EpicsSignalWithRBV, "ManualTrigger", string=True)
+    data_source = ADCpt(EpicsSignalWithRBV, "DataSource", string=True)
+    stream_enable = ADCpt(EpicsSignalWithRBV, "StreamEnable", string=True)
+    stream_decompress = ADCpt(EpicsSignalWithRBV, "StreamDecompress", string=True)
+    stream_as_ts_source = ADCpt(EpicsSignalWithRBV, "StreamAsTSSource", string=True)
+    stream_version = ADCpt(EpicsSignalWithRBV, "StreamVersion", string=True)
+    array_callbacks = ADCpt(EpicsSignalWithRBV, "ArrayCallbacks", string=True)
+    detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", string=True)
+    status_message = ADCpt(EpicsSignalRO, "StatusMessage_RBV", string=True)
+    bit_depth = ADCpt(EpicsSignalRO, "BitDepthImage_RBV")
+
+
+class _Plugin:
+    """Plugins are staged by the detector, in its order; ophyd's own staging would make them block the driver."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.stage_sigs.clear()  # type: ignore[attr-defined]
+
+
+class RoiPlugin(_Plugin, ROIPlugin_V34):
+    """``ROI1:``, the crop that is streamed and written."""
+
+
+class StreamPlugin(_Plugin, PvaPlugin_V34):
+    """``Pva1:``, the live frames."""
+
+    pv_name = ADCpt(EpicsSignalRO, "PvName_RBV", string=True)
+
+
+class FilePlugin(_Plugin, HDF5Plugin_V34):
+    """``HDF1:``, the frames on disk."""
+
+    file_write_mode = ADCpt(EpicsSignalWithRBV, "FileWriteMode", string=True)
+    auto_increment = ADCpt(EpicsSignalWithRBV, "AutoIncrement", string=True)
+    write_status = ADCpt(EpicsSignalRO, "WriteStatus", string=True)
+    write_message = ADCpt(EpicsSignalRO, "WriteMessage", string=True)
+
+
+class BeamGeometry(Device):
+    """How frames lie in the beam; values come from the settings."""
+
+    energy_kev = Cpt(Setting, value=10.0, kind="config", doc="photon energy unless a scan gives its own")
+    distance_m = Cpt(Setting, value=0.9, kind="config", doc="sample to detector")
+    detector_pixel_um = Cpt(Setting, value=75.0, kind="config")
+    crop_px = Cpt(Setting, value=128, kind="config", doc="side of a diffraction pattern")
+    beam_center_y_px = Cpt(Setting, value=64.0, kind="config", doc="in the streamed frame")
+    beam_center_x_px = Cpt(Setting, value=64.0, kind="config", doc="in the streamed frame")
+    orientation = Cpt(Setting, value="identity", kind="config", doc="from detector axes to stage axes")
+    probe_diameter_um = Cpt(Setting, value=1.0, kind="config", doc="90 % of the power on the sample")
+
+
+class EigerCounters(Device):
+    """What became of the frames of a run; -1 is unknown. ``trigger`` asks the IOC."""
+
+    triggers_sent = Cpt(Setting, value=0, kind="normal", doc="software triggers of a step scan")
+    driver_frames = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames that reached the driver")
+    lost_in_detector = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames the detector dropped: no gap in the ids")
+    lost_in_plugin = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames the PVA plugin dropped: a gap in the ids")
+    lost_before_file = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames the file plugin dropped")
+    written = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames in the file")
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        for attr in self.component_names:
+            getattr(self, attr).name = attr  # plain keys: one detector per run counts
+
+    def trigger(self):
+        """Ask the IOC for the figures of the present run."""
+        return self.parent.refresh_counters()  # type: ignore[union-attr]

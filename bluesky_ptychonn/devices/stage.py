@@ -1,0 +1,219 @@
+"""Spiral sample stage: two motors, and a trajectory controller which sends a trigger per frame."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ophyd import EpicsSignal, EpicsSignalRO
+
+from bluesky_ptychonn.core.request import ScanRequest
+from bluesky_ptychonn.core.trajectory import profile_points, to_mid_exposure
+from bluesky_ptychonn.devices.stage_base import LEAD_S, PositionedStage
+from bluesky_ptychonn.devices.waiting import WorkStatus, address, answering, in_background, put_checked, wait_until
+
+BUILD_S = 300.0
+TRIGGER_INDEX = "trigger_index"
+
+
+class SpiralStage(PositionedStage):
+    """Piezo stage that carries the sample through the spiral.
+
+    As a movable it goes to a position (y, x) in um. As a flyer it is ``prepare(request)`` (build), ``kickoff``
+    (execute), ``complete`` (trajectory done and read back) and ``collect_pages``.
+
+    Parameters
+    ----------
+    prefix : str
+        PV prefix with its trailing colon, such as ``"BL:STAGE:"``.
+    name : str
+        Ophyd name; data keys begin with it.
+    """
+
+    def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self._request: ScanRequest | None = None
+        self._started_at = 0.0
+        self._executed = self._read_back = False
+
+    def stage(self) -> list[object]:
+        """Wait until motors and trajectory controller rest."""
+        self._executed = self._read_back = False
+        self.counters.pulses.put(-1)
+        wait_until(
+            lambda: (
+                all(motor.motor_done_move.get() for motor in self._motors)
+                and self.profile.execute_state.get() == "Done"
+            ),
+            5.0,
+            lambda: (
+                f"{self.name} is moving (ExecuteState {self.profile.execute_state.get()}); "
+                f"stop it with {self.name}.stop()"
+            ),
+        )
+        return [self]
+
+    def unstage(self) -> list[object]:
+        """End a trajectory that is still running."""
+        self.stop(success=True)
+        self._request = None
+        return [self]
+
+    def prepare(self, request: ScanRequest) -> WorkStatus:
+        """Build the trajectory of a fly scan; nothing moves."""
+        self._request, self._executed, self._read_back = request, False, False
+        self.counters.pulses.put(-1)
+        return self._begin("build", lambda status: self._build(request, status) if request.fly else None)
+
+    def _build(self, request: ScanRequest, status: WorkStatus) -> None:
+        profile = self.profile
+        points = profile_points(request.positions_um, request.exposure_s, request.dwell_s)
+        count = len(points.points_um)
+        for signal, value in (
+            (profile.time_mode, "Array"),
+            (profile.move_mode, "Absolute"),
+            (profile.use_y, "Yes"),
+            (profile.use_x, "Yes"),
+            (profile.num_points, count),
+            (profile.start_pulses, 1),
+            (profile.end_pulses, count - 1),
+            (profile.num_pulses, request.points),
+            (profile.acceleration, LEAD_S),
+        ):
+            put_checked(signal, value)
+        profile.times.put(np.append(points.times_s, request.dwell_s))
+        profile.positions_y.put(points.points_um[:, 0])
+        profile.positions_x.put(points.points_um[:, 1])
+        self._command(status, profile.build, profile.build_state, BUILD_S)
+        if profile.build_status.get() != "Success":
+            raise RuntimeError(
+                f"{self.name}: the controller refuses the trajectory ({profile.build_status.get()}): "
+                f"{profile.build_message.get()}; enlarge dwell_s, shorten step_um or scan a smaller field"
+            )
+
+    def _command(self, status: WorkStatus, command: EpicsSignal, state: EpicsSignalRO, timeout_s: float) -> None:
+        """Start Build or Readback and wait for its end."""
+        taken = threading.Event()
+        command.put(1, use_complete=True, callback=lambda **_: taken.set())
+        wait_until(
+            lambda: status.stopped.is_set() or (taken.is_set() and state.get() == "Done") or not answering(state),
+            timeout_s,
+            lambda: f"{address(command)} does not end: {address(state)} is {state.get()}",
+        )
+        if not answering(state):
+            raise TimeoutError(f"{address(state)} was lost; is the stage's IOC running?")
+
+    def kickoff(self) -> WorkStatus:
+        """Start the trajectory; done when it runs."""
+        if self._request is None or not self._request.fly:
+            raise RuntimeError(f"{self.name} has no trajectory; prepare a request with fly=True first")
+        return self._begin("execute", self._execute)
+
+    def _execute(self, status: WorkStatus) -> None:
+        profile = self.profile
+        self._executed = True
+        profile.execute.put(1)
+        wait_until(
+            lambda: (
+                status.stopped.is_set() or profile.execute_state.get() != "Done" or int(profile.actual_pulses.get()) > 0
+            ),
+            5.0,
+            lambda: f"{address(profile.execute)} starts nothing: {profile.execute_message.get()}",
+        )
+        self._started_at = time.time()
+
+    def complete(self) -> WorkStatus:
+        """Done when the trajectory has ended and its positions are read back."""
+        return self._begin("trajectory", self._complete)
+
+    def _complete(self, status: WorkStatus) -> None:
+        profile, request = self.profile, self._request
+        if request is None or not request.fly:
+            return
+        points = request.points + 2
+        deadline = time.monotonic() + 1.5 * request.points * request.dwell_s + 30.0
+        while not status.stopped.is_set() and profile.execute_state.get() != "Done":
+            status.report(min(int(profile.current_point.get()), points), points, "points")
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{address(profile.execute_state)} stays {profile.execute_state.get()}; stop the stage"
+                )
+            time.sleep(0.05)
+        if status.stopped.is_set():
+            return
+        status.report(points, points, "points")
+        if profile.execute_status.get() != "Success":
+            raise RuntimeError(
+                f"{self.name}: the trajectory ended with {profile.execute_status.get()}: "
+                f"{profile.execute_message.get()}"
+            )
+        self._fetch(status)
+
+    def _fetch(self, status: WorkStatus) -> None:
+        """Have the controller fill the readback records."""
+        self._command(status, self.profile.readback, self.profile.readback_state, 10.0)
+        if self.profile.readback_status.get() != "Success":
+            raise RuntimeError(f"{self.name}: no readbacks: {self.profile.readback_message.get()}")
+        self._read_back = True
+
+    def stop(self, *, success: bool = False) -> None:
+        """End motion at once, do not wait. Harmless on a resting or dead stage."""
+        for work in self._works:
+            work.stopped.set()
+        for motor in self._motors:
+            if answering(motor.motor_stop, motor.motor_done_move) and not motor.motor_done_move.get():
+                motor.motor_stop.put(1)
+        if answering(self.profile.execute_state) and self.profile.execute_state.get() != "Done":
+            self.profile.abort.put(1)
+
+    # documents
+
+    def describe_collect(self) -> dict[str, Any]:
+        """Data keys of the stream of positions."""
+        source = f"PV:{self.prefix}Prof1:"
+        keys: dict[str, Any] = {
+            motor.name: {
+                "source": f"{source}M{axis}Readbacks",
+                "dtype": "number",
+                "shape": [],
+                "dtype_numpy": "<f8",
+                "units": "um",
+            }
+            for axis, motor in enumerate(self._motors, start=1)
+        }
+        index = {"source": f"{source}NumActualPulses", "dtype": "integer", "shape": [], "dtype_numpy": "<i8"}
+        return {**keys, TRIGGER_INDEX: index}
+
+    def collect_pages(self) -> Iterator[dict[str, Any]]:
+        """Positions at mid exposure of the triggers so far, one page; also after an abort."""
+        captured_um = self._captured_um()
+        if not len(captured_um):
+            return
+        request = self._request
+        dwell_s = request.dwell_s if request else 0.0
+        times = (self._started_at + LEAD_S + np.arange(len(captured_um)) * dwell_s).tolist()
+        data = {
+            self.y.name: captured_um[:, 0].tolist(),
+            self.x.name: captured_um[:, 1].tolist(),
+            TRIGGER_INDEX: list(range(len(captured_um))),
+        }
+        yield {"time": times, "data": data, "timestamps": {key: times for key in data}}
+
+    def _captured_um(self) -> np.ndarray:
+        request, profile = self._request, self.profile
+        if request is None or not self._executed or not answering(profile.readbacks_y):
+            return np.empty((0, 2))
+        if not self._read_back:
+            in_background(self, "readback", self._fetch).wait(timeout=10)
+        count = min(int(profile.actual_pulses.get()), request.points)
+        latched_um = np.stack([signal.get()[:count] for signal in (profile.readbacks_y, profile.readbacks_x)], axis=1)
+        return to_mid_exposure(latched_um, request.positions_um, request.exposure_s, request.dwell_s)
+
+    def refresh_counters(self) -> WorkStatus:
+        """Bring `counters` up to date; a dead controller leaves them unknown (-1)."""
+        return self._begin("counters", lambda status: self._refresh_counters())
+
+    def _refresh_counters(self) -> None:
+        known = self._executed and answering(self.profile.actual_pulses)
+        self.counters.pulses.put(int(self.profile.actual_pulses.get()) if known else -1)

@@ -1,0 +1,136 @@
+"""Patience with an end: checked writes, bounded waits, and work in the background that reports its progress."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ophyd import Device, Signal, get_cl
+from ophyd.status import DeviceStatus
+
+logger = logging.getLogger(__name__)
+
+
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float, complaint: Callable[[], str], poll_s: float = 0.02
+) -> None:
+    """Poll a condition; raise `TimeoutError` with the complaint when it does not come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{complaint()} (waited {timeout_s:g} s)")
+        time.sleep(poll_s)
+
+
+def same(read: Any, wanted: Any) -> bool:
+    """Whether a readback shows what was written; floats may differ by 1 part in 10,000 or by 1e-9."""
+    if isinstance(wanted, str):
+        return str(read).rstrip("/") == wanted.rstrip("/")
+    if isinstance(wanted, (int, bool)):
+        return int(read) == int(wanted)
+    return bool(np.isclose(float(read), float(wanted), rtol=1e-4, atol=1e-9))
+
+
+def address(signal: Signal) -> str:
+    """The PV of a signal, or its name."""
+    return getattr(signal, "setpoint_pvname", None) or getattr(signal, "pvname", None) or signal.name
+
+
+def put_checked(signal: Signal, value: Any, timeout_s: float = 3.0) -> None:
+    """Write a value and wait until the readback shows it.
+
+    Raises
+    ------
+    TimeoutError
+        If the PV does not answer, or keeps another value; the message names both.
+    """
+    signal.put(value)
+    seen: list[Any] = [None]
+
+    def shown() -> bool:
+        seen[0] = signal.get()
+        return same(seen[0], value)
+
+    wait_until(
+        shown,
+        timeout_s,
+        lambda: (
+            f"{address(signal)} was set to {value!r} but reads {seen[0]!r}; the IOC refuses it, "
+            "or another client writes it too"
+        ),
+    )
+
+
+def answering(*signals: Signal) -> bool:
+    """Whether these PVs are connected, as far as is known without asking."""
+    return all(signal.connected for signal in signals)
+
+
+class WorkStatus(DeviceStatus):
+    """Status of work in the background, which can be asked to stop and which shows its progress.
+
+    Parameters
+    ----------
+    device : Device
+        Whose work it is.
+    label : str
+        What a progress bar calls it.
+    """
+
+    def __init__(self, device: Device, label: str) -> None:
+        self.stopped = threading.Event()
+        self._label = label
+        self._began = time.monotonic()
+        self._latest: dict[str, Any] = {}
+        super().__init__(device, call_stop_on_failure=False)
+
+    def report(self, current: float, target: float, unit: str) -> None:
+        """Tell the watchers how far the work is."""
+        self._latest = {
+            "name": self._label,
+            "current": current,
+            "initial": 0,
+            "target": target,
+            "unit": unit,
+            "precision": 0,
+            "fraction": 1 - current / target if target else 0.0,
+            "time_elapsed": time.monotonic() - self._began,
+        }
+        for watcher in list(self._watchers):
+            watcher(**self._latest)
+
+    def watch(self, func: Callable[..., Any]) -> None:
+        self._watchers.append(func)
+        func(**(self._latest or {"name": self._label}))
+
+    def _settled(self) -> None:
+        for watcher in list(self._watchers):
+            watcher(**(self._latest or {"name": self._label}))
+
+
+def in_background(device: Device, label: str, work: Callable[[WorkStatus], None]) -> WorkStatus:
+    """Run blocking work in a thread; its end is the status's end, its exception the status's failure.
+
+    Work which was asked to stop ends without failure, whatever it stumbles over on its way.
+    """
+    status = WorkStatus(device, label)
+
+    def run() -> None:
+        try:
+            work(status)
+        except Exception as error:
+            if status.stopped.is_set():
+                logger.info("%s of %s ended early: %s", label, device.name, error)
+                status.set_finished()
+            else:
+                status.set_exception(error)
+        else:
+            status.set_finished()
+
+    thread_class = get_cl().thread_class
+    thread = thread_class(target=run, name=f"{device.name} {label}")
+    thread.daemon = True
+    thread.start()
+    return status

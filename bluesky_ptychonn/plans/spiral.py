@@ -1,0 +1,328 @@
+"""Ptychography scans."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from bluesky import plan_stubs as bps
+from bluesky import preprocessors as bpp
+from bluesky.protocols import Flyable, Movable, Readable
+from bluesky.utils import CustomPlanMetadata, FailedStatus, MsgGenerator, RunEngineControlException
+
+from bluesky_ptychonn.core.account import FrameAccount
+from bluesky_ptychonn.core.request import ScanRequest, refuse_if_impossible, step_from
+from bluesky_ptychonn.plans.guard import Note, PausedInFlight, PauseGuard, attempt, reason_of, stop_all
+
+logger = logging.getLogger(__name__)
+
+OPEN, CLOSE = "Open", "Close"
+SHUTTER_S = 10.0
+POINTS_PER_COLLECT = 20
+
+
+def spiral_ptycho_scan(
+    detector: Flyable,
+    stage: Flyable,
+    *,
+    width_um: float,
+    height_um: float | None = None,
+    step_um: float | None = None,
+    overlap_ratio: float | None = None,
+    exposure_s: float,
+    dwell_s: float | None = None,
+    fly: bool = True,
+    settle_s: float = 0.0,
+    energy_kev: float | None = None,
+    sample_name: str = "",
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    edge: Flyable | None = None,
+    md: CustomPlanMetadata | None = None,
+) -> MsgGenerator[str]:
+    """Scan the sample along a Fermat spiral around where the stage stands, one frame per point.
+
+    Frames are in stream ``primary``, positions at mid exposure with their trigger index in ``positions``, what became
+    of the frames in ``counters`` and ``account``. Whatever happens, the shutter is closed, the detector disarmed and
+    the stage back where it started. A pause in a fly scan ends the run; resuming begins a new one.
+
+    Parameters
+    ----------
+    detector : Flyable
+        Detector which takes a `ScanRequest` in ``prepare``, lists problems in ``check``, and counts its frames in
+        ``counters``.
+    stage : Flyable
+        Sample stage with the same abilities, which also moves to a position (y, x) in um.
+    width_um, height_um : float
+        Extent of the probe centres along x and y; the height is the width if not given.
+    step_um : float, optional
+        Square root of the area per point; either this or ``overlap_ratio``.
+    overlap_ratio : float, optional
+        1 - step / probe diameter, 0 to 1; 0.6 to 0.9 is usual.
+    exposure_s : float
+        Exposure of a frame.
+    dwell_s : float, optional
+        Time from point to point; exposure plus the detector's dead time if not given.
+    fly : bool
+        Move without stopping, with a trigger per frame; otherwise stop at each point.
+    settle_s : float
+        Rest before each exposure of a step scan.
+    energy_kev : float, optional
+        Photon energy; the detector's if not given.
+    sample_name : str
+        What is measured.
+    monitors : list of Readable
+        Signals recorded whenever they change.
+    shutter : Movable, optional
+        Takes ``"Open"`` and ``"Close"``.
+    edge : Flyable, optional
+        Live image; the scan waits a moment until it is armed, and goes on without it if it is not.
+    md : dict, optional
+        Extra start-document metadata; its keys win.
+
+    Returns
+    -------
+    str
+        Uid of the run; of the last one if it was paused and resumed.
+
+    Raises
+    ------
+    ValueError
+        If this is impossible; nothing has moved then.
+    RuntimeError
+        If a device fails during the scan; what was measured is recorded.
+    """
+    defaults = detector.ptycho_block()  # type: ignore[attr-defined]
+    location = yield from bps.locate(stage)  # type: ignore[arg-type]
+    start_um = tuple(float(value) for value in location["setpoint"])
+    request = ScanRequest(
+        width_um=width_um,
+        height_um=width_um if height_um is None else height_um,
+        step_um=step_from(step_um, overlap_ratio, defaults["probe_diameter_um"]),
+        exposure_s=exposure_s,
+        dwell_s=exposure_s + defaults["dead_time_s"] if dwell_s is None else dwell_s,
+        energy_kev=defaults["energy_kev"] if energy_kev is None else energy_kev,
+        center_um=cast(tuple[float, float], start_um),
+        probe_diameter_um=defaults["probe_diameter_um"],
+        fly=fly,
+        settle_s=settle_s,
+        sample_name=sample_name,
+    )
+    refuse_if_impossible(request, *(device for device in (detector, stage, edge) if device is not None))  # type: ignore[arg-type]
+    scan = _Scan(request, detector, stage, shutter, edge, monitors)
+    given = {"step_um": step_um, "overlap_ratio": overlap_ratio, "energy_kev": energy_kev, "fly": fly}
+    plan_args = {"width_um": width_um, "height_um": height_um, "exposure_s": exposure_s, "dwell_s": dwell_s, **given}
+    while True:
+        try:
+            return (yield from scan.run({"plan_args": plan_args, **(md or {})}))
+        except PausedInFlight:
+            logger.warning("the paused fly scan begins anew, as a new run")
+        except FailedStatus as failure:
+            raise RuntimeError(reason_of(failure)) from failure.__cause__
+
+
+class _Scan:
+    """One request on one set of devices; `run` may be repeated."""
+
+    def __init__(
+        self,
+        request: ScanRequest,
+        detector: Any,
+        stage: Any,
+        shutter: Any,
+        edge: Any,
+        monitors: Sequence[Readable],
+    ) -> None:
+        self.request = request
+        self.detector, self.stage, self.shutter, self.edge = detector, stage, shutter, edge
+        self.monitors = monitors
+        self._declared = False
+        self.guard = PauseGuard(self._on_pause if request.fly else None)
+
+    def _on_pause(self) -> None:
+        self.stage.stop(success=True)
+        self.detector.stop(success=True)
+        if self.shutter is not None:
+            self.shutter.set(CLOSE)
+
+    def run(self, md: Mapping[str, Any]) -> MsgGenerator[str]:
+        """Stage, record one run, and put everything back."""
+        self.guard.paused = self._declared = False
+
+        def staged() -> MsgGenerator[str]:
+            yield from self.guard.watch()
+            yield from bps.stage(self.detector)
+            yield from bps.stage(self.stage)
+            return (yield from self._recorded(md))
+
+        return (yield from bpp.finalize_wrapper(staged(), self._put_back))
+
+    def _put_back(self) -> MsgGenerator[None]:
+        """Shutter closed, detector disarmed, stage at its start."""
+        guard, stage = self.guard, self.stage
+        yield from attempt("closing the shutter", self._close_shutter)
+        yield from stop_all([stage, self.detector])
+        for device in (self.detector, stage):
+            yield from attempt(f"unstaging {device.name}", lambda device=device: bps.unstage(device))
+
+        def home() -> MsgGenerator[None]:
+            yield from bps.abs_set(stage, self.request.center_um, wait=True)
+
+        yield from attempt(f"moving {stage.name} back to {self.request.center_um} um", lambda: guard.insist(home))
+
+    def _close_shutter(self) -> MsgGenerator[None]:
+        if self.shutter is not None:
+            yield from bps.abs_set(self.shutter, CLOSE, group="shutter")
+            yield from bps.wait("shutter", timeout=SHUTTER_S)
+
+    def _recorded(self, md: Mapping[str, Any]) -> MsgGenerator[str]:
+        uid = yield from bps.open_run(md=self._metadata(md))
+
+        def measured() -> MsgGenerator[None]:
+            for signal in self.monitors:
+                yield from bps.monitor(signal, name=f"{signal.name}_monitor")
+            yield from (self._fly(uid) if self.request.fly else self._step(uid))
+            yield from self._close_shutter()
+            yield from self._conclude("success")
+
+        def interrupted(error: BaseException) -> MsgGenerator[None]:
+            paused = isinstance(error, PausedInFlight)
+            control = isinstance(error, RunEngineControlException)
+            status = "abort" if paused else error.exit_status if control else "fail"  # type: ignore[attr-defined]
+            yield from attempt("closing the shutter", self._close_shutter)
+            yield from stop_all([self.stage, self.detector])
+            if self._declared:
+                yield from attempt("recording what was measured", self._collect)
+            yield from attempt("recording the frame account", lambda: self._conclude(status))
+            yield from bps.close_run(exit_status=status, reason=reason_of(error))
+
+        yield from bpp.contingency_wrapper(measured(), except_plan=interrupted, else_plan=bps.close_run)
+        return uid
+
+    def _metadata(self, md: Mapping[str, Any]) -> dict[str, Any]:
+        request = self.request.as_metadata()
+        block: dict[str, Any] = {}
+        for device in (self.detector, self.stage, self.edge):
+            if device is not None:
+                block |= device.ptycho_block()
+        motors = list(self.stage.hints["fields"])
+        return {
+            "plan_name": "spiral_ptycho_scan",
+            "detectors": [self.detector.name],
+            "motors": motors,
+            "hints": {"dimensions": [(motors, "positions")]},
+            **request,
+            "ptycho": {**block, **request["ptycho"]},
+            **md,
+        }
+
+    # measuring
+
+    def _arm(self, uid: str) -> MsgGenerator[None]:
+        """Prepare, declare, arm; then open the shutter."""
+        guard, detector, edge = self.guard, self.detector, self.edge
+        if edge is not None:
+            yield from bps.prepare(edge, uid, group="prepare")
+        yield from bps.prepare(detector, self.request, group="prepare")
+        yield from bps.prepare(self.stage, self.request, group="prepare")
+        yield from guard.wait("prepare")
+        yield from bps.declare_stream(detector, name="primary", collect=True)
+        if self.request.fly:
+            yield from bps.declare_stream(self.stage, name="positions", collect=True)
+        self._declared = True
+        yield from bps.kickoff(detector, group="arm")
+        if edge is not None:
+            yield from bps.kickoff(edge, group="arm")
+        yield from guard.wait("arm")
+        if self.shutter is not None:
+            yield from bps.abs_set(self.shutter, OPEN, group="shutter")
+            yield from guard.wait("shutter", timeout=SHUTTER_S)
+
+    def _fly(self, uid: str) -> MsgGenerator[None]:
+        guard = self.guard
+        yield from self._arm(uid)
+        yield from bps.kickoff(self.stage, group="execute")  # the first trigger comes after this
+        yield from guard.wait("execute")
+        yield from bps.complete(self.stage, group="fly")
+        yield from bps.complete(self.detector, group="fly")
+        yield from guard.wait("fly")
+        yield from self._collect()
+
+    def _step(self, uid: str) -> MsgGenerator[None]:
+        guard, stage, detector = self.guard, self.stage, self.detector
+        yield from self._arm(uid)
+        for index, position_um in enumerate(self.request.positions_um):
+            yield from bps.checkpoint()
+
+            def arrive(target: Any = tuple(float(value) for value in position_um)) -> MsgGenerator[None]:
+                yield from bps.abs_set(stage, target, wait=True)
+                if self.request.settle_s:
+                    yield from bps.sleep(self.request.settle_s)
+
+            yield from guard.insist(arrive)
+            frame = yield from bps.trigger(detector, group="frame")
+            yield from bps.wait("frame")
+            while guard.paused and not frame.done:
+                yield from bps.sleep(0.01)
+            yield from bps.trigger_and_read([stage, Note("trigger", {"trigger_index": index})], name="positions")
+            if index % POINTS_PER_COLLECT == POINTS_PER_COLLECT - 1:
+                yield from bps.collect(detector, name="primary")
+        yield from bps.complete(detector, wait=True)
+        yield from bps.collect(detector, name="primary")
+
+    # recording
+
+    def _collect(self) -> MsgGenerator[None]:
+        yield from bps.collect(self.detector, name="primary")
+        if self.request.fly:
+            yield from bps.collect(self.stage, name="positions")
+
+    def _conclude(self, outcome: str) -> MsgGenerator[None]:
+        """Record and show what became of the frames."""
+        note = Note("run", {"planned": self.request.points, "outcome": outcome})
+        read = yield from bps.trigger_and_read([self.detector.counters, self.stage.counters, note], name="counters")
+        figures: dict[str, Any] = {key: reading["value"] for key, reading in (read or {}).items()}
+        objects: list[Any] = []
+        if self.edge is not None:
+            yield from bps.complete(self.edge, wait=True)  # its final image; the counters have told it the end
+            yield from bps.trigger(self.edge, wait=True)
+            objects.append(self.edge)
+            figures |= {key.removeprefix(f"{self.edge.name}_"): item["value"] for key, item in self.edge.read().items()}
+        account = account_of(figures, fly=self.request.fly)
+        objects.append(Note("frame_account", {"account_state": account.state, "account_text": account.as_text()}))
+        yield from bps.create(name="account")
+        for readable in objects:
+            yield from bps.read(readable)
+        yield from bps.save()
+        print(account.as_text())
+        if account.problems():
+            logger.error("the frame account does not close: %s", "; ".join(account.problems()))
+
+
+def account_of(figures: Mapping[str, Any], *, fly: bool) -> FrameAccount:
+    """Frame account of a run, from the figures of its ``counters`` and of the edge; -1 and missing ones are unknown."""
+
+    def known(name: str) -> int | None:
+        value = figures.get(name, -1)
+        return int(value) if value >= 0 else None
+
+    planned = known("planned")
+    triggered = known("pulses" if fly else "triggers_sent")
+    lost_in_detector, lost_before_file = known("lost_in_detector"), known("lost_before_file")
+    both = (planned, triggered)
+    return FrameAccount(
+        planned=planned,
+        triggered=triggered,
+        not_sent=None if None in both else cast(int, planned) - cast(int, triggered),
+        received=known("frames_received"),
+        lost_in_detector=lost_in_detector,
+        lost_in_plugin=known("lost_in_plugin"),
+        lost_on_wire=known("frames_lost_wire"),
+        stitched=known("frames_stitched"),
+        unpaired=known("frames_unpaired"),
+        shed=known("frames_shed"),
+        rejected=known("frames_rejected"),
+        written=known("written"),
+        lost_before_file=None
+        if None in (lost_in_detector, lost_before_file)
+        else cast(int, lost_in_detector) + cast(int, lost_before_file),
+    )
