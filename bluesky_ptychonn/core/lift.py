@@ -68,7 +68,7 @@ def lift(patterns: np.ndarray, probe: np.ndarray) -> np.ndarray:
     valid = patterns != np.iinfo(patterns.dtype).max
     change = np.where(valid, np.sqrt(patterns.astype(np.float32)) - np.abs(far), 0)
     lifted = _inverse_probe(probe) * near_field(change * _unit_phase(far))
-    return np.stack([lifted.real, lifted.imag], axis=1).astype(np.float32)
+    return np.stack([np.real(lifted), np.imag(lifted)], axis=1).astype(np.float32)
 
 
 class FastLift:

@@ -248,4 +248,4 @@ def intensities(object_: np.ndarray, probe: np.ndarray, centres_px: np.ndarray) 
     for wave, (y, x) in zip(waves, corners, strict=True):
         wave *= object_[y : y + n, x : x + n]
     far = far_field(waves)
-    return far.real**2 + far.imag**2
+    return np.real(far) ** 2 + np.imag(far) ** 2

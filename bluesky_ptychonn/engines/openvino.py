@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.protocols import EngineMismatch
 from bluesky_ptychonn.engines.lift import lift_for, lifted
 from bluesky_ptychonn.io.model_store import StoredModel
@@ -33,7 +34,7 @@ class OpenVinoEngine:
     def __init__(self, model: StoredModel, max_batch: int = 8, threads: int = 1) -> None:
         import openvino
 
-        self.card = model.card
+        self.card: ModelCard | None = model.card
         self.frame_px, self.patch_px = model.card.frame_px, model.card.patch_px
         self.max_batch = max_batch
         self._lift = None
@@ -44,13 +45,13 @@ class OpenVinoEngine:
             shape = graph.output(0).partial_shape
             if shape.rank.get_length() != 3 or [shape[i].get_length() for i in (1, 2)] != 2 * [self.patch_px]:
                 raise EngineMismatch(
-                    f"model {self.card.version} gives {shape}; its card says (B, {self.patch_px}, {self.patch_px})"
+                    f"model {model.card.version} gives {shape}; its card says (B, {self.patch_px}, {self.patch_px})"
                 )
             options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
             compiled = core.compile_model(graph, "CPU", options)
         except RuntimeError as error:
             raise EngineMismatch(
-                f"model {self.card.version} cannot be compiled: {str(error).strip()[-300:]}"
+                f"model {model.card.version} cannot be compiled: {str(error).strip()[-300:]}"
             ) from error
         self._request = compiled.create_infer_request()
         check_golden(self, model)

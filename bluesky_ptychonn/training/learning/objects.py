@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from skimage import draw
 
 
@@ -53,8 +53,8 @@ def _structure(rng: np.random.Generator, side_px: int) -> np.ndarray:
     return ndimage.gaussian_filter(image.astype(np.float32), rng.uniform(0.4, 1.6), mode="wrap")
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float, size: int | None = None):
-    return np.exp(rng.uniform(np.log(low), np.log(high), size))
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _field(rng: np.random.Generator, side_px: int, correlation_px: float) -> np.ndarray:
@@ -77,18 +77,19 @@ def _shapes(rng: np.random.Generator, side_px: int) -> np.ndarray:
     while area < covered:
         radius = size * _log_uniform(rng, 1 / spread, spread)
         centre = rng.uniform(0, side_px, 2)
-        rows, columns = _shape(rng, centre, radius, image.shape)
+        rows, columns = _shape(rng, centre, radius, (side_px, side_px))
         image[rows, columns] = 1 - image[rows, columns] if cut else 1
         if rng.random() < 0.2:
-            rows, columns = _shape(rng, centre, radius * rng.uniform(0.3, 0.7), image.shape)
+            rows, columns = _shape(rng, centre, radius * rng.uniform(0.3, 0.7), (side_px, side_px))
             image[rows, columns] = 0
         area += 2 * radius**2
     return image
 
 
-def _shape(rng: np.random.Generator, centre: np.ndarray, radius: float, shape: tuple[int, ...]):
+def _shape(rng: np.random.Generator, centre: np.ndarray, radius: float, shape: tuple[int, int]):
     if rng.random() < 0.3:
-        return draw.ellipse(*centre, radius, radius * rng.uniform(0.3, 1), shape=shape, rotation=rng.uniform(-3, 3))
+        minor = radius * rng.uniform(0.3, 1)
+        return draw.ellipse(centre[0], centre[1], radius, minor, shape=shape, rotation=rng.uniform(-3, 3))
     corners = rng.integers(3, 9)
     angles = np.arange(corners) * 2 * np.pi / corners
     if rng.random() < 0.4:
@@ -138,7 +139,7 @@ def _lines(rng: np.random.Generator, side_px: int) -> np.ndarray:
     y, x = np.mgrid[:side_px, :side_px]
     image = np.zeros((side_px, side_px), np.float32)
     if rng.random() < 0.5:
-        patches = np.asarray(cKDTree(rng.uniform(0, side_px, (rng.integers(1, 12), 2))).query(np.stack([y, x], -1))[1])
+        patches = np.asarray(KDTree(rng.uniform(0, side_px, (rng.integers(1, 12), 2))).query(np.stack([y, x], -1))[1])
     else:
         patches = np.zeros((side_px, side_px), int)
     bend = rng.uniform(0, 4) * _field(rng, side_px, 40) * (rng.random() < 0.3)
@@ -153,7 +154,7 @@ def _grains(rng: np.random.Generator, side_px: int) -> np.ndarray:
     """Cells of different level, as of a polycrystal, with or without boundaries."""
     count = int(np.clip(side_px**2 / _log_uniform(rng, 8, 60) ** 2, 4, 1500))
     y, x = np.mgrid[:side_px, :side_px]
-    distance, cell = cKDTree(rng.uniform(0, side_px, (count, 2))).query(np.stack([y, x], axis=-1), k=2)
+    distance, cell = KDTree(rng.uniform(0, side_px, (count, 2))).query(np.stack([y, x], axis=-1), k=2)
     levels = rng.random(count) if rng.random() < 0.6 else (rng.random(count) < 0.4).astype(float)
     image = levels[cell[..., 0]]
     if rng.random() < 0.3:

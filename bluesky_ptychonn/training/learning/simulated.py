@@ -129,7 +129,7 @@ def blurred_intensities(
     direction = np.stack([np.sin(angle), np.cos(angle)], axis=1)
     along = np.linspace(-0.5, 0.5, steps) * length_px
     moved = (np.rint(centres_px + part * direction) for part in along)
-    return sum(intensities(object_, probe, centres) for centres in moved) / np.float32(steps)
+    return np.stack([intensities(object_, probe, centres) for centres in moved]).mean(axis=0)
 
 
 def detect(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:

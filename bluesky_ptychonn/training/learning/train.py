@@ -102,7 +102,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    network = PatchNetwork().to(memory_format=torch.channels_last)
+    network = PatchNetwork()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     averaged = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=1e-4)
     spent_s, step = _resume(out / CHECKPOINT, network, averaged, optimiser)
