@@ -14,6 +14,7 @@ ORIENTATIONS = {
     "antitranspose": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
 }
 """What is done to the frame, last of all, to make its rows and columns grow with the stage's +y and +x."""
+_INVERSE = {"rot90": "rot270", "rot270": "rot90"}
 
 
 def no_data(dtype: DTypeLike) -> int:
@@ -85,12 +86,12 @@ class FrameGeometry:
         )
         invalid = np.ones((crop_px, crop_px), bool)
         invalid[self._to] = False if bad_pixels is None else bad_pixels[self._from].astype(bool)
-        self._invalid = np.flatnonzero(self._orient(invalid))
+        self._invalid = np.ascontiguousarray(self._orient(invalid))
 
     @property
     def masked_fraction(self) -> float:
         """Part of the pattern's pixels which never count."""
-        return self._invalid.size / self.crop_px**2
+        return float(self._invalid.mean())
 
     def patterns(self, frames: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Cut, orient and mask frames (B, H, W) into patterns (B, N, N) of the same type, no-data where masked."""
@@ -99,12 +100,7 @@ class FrameGeometry:
         n = self.crop_px
         if out is None:
             out = np.empty((len(frames), n, n), frames.dtype)
-        whole = all(piece.stop - piece.start == n for piece in self._to)
-        if whole:
-            out[...] = self._orient(frames[:, self._from[0], self._from[1]])
-        else:
-            cut = np.full((len(frames), n, n), no_data(frames.dtype), frames.dtype)
-            cut[:, self._to[0], self._to[1]] = frames[:, self._from[0], self._from[1]]
-            out[...] = self._orient(cut)
-        out.reshape(len(frames), -1)[:, self._invalid] = no_data(frames.dtype)
+        before_turning = ORIENTATIONS[_INVERSE.get(self.orientation, self.orientation)](out)
+        before_turning[:, self._to[0], self._to[1]] = frames[:, self._from[0], self._from[1]]
+        np.copyto(out, out.dtype.type(no_data(out.dtype)), where=self._invalid)
         return out

@@ -80,6 +80,7 @@ class Pairing:
         self._kept = 0
         self._lost_at_start: int | None = None
         self._none_lost_before_first = False
+        self._rise_seen = 0
         self._rise: tuple[float, int] | None = None
         self._doubt = ""
 
@@ -92,6 +93,11 @@ class Pairing:
     def unpaired(self) -> int:
         """Frames of this run that have no index, or had one and lost it."""
         return self.received - self._kept
+
+    @property
+    def kept(self) -> int:
+        """How many frames hold their index: the first so many that were given one."""
+        return self._kept
 
     @property
     def kept_indices(self) -> list[int]:
@@ -162,13 +168,15 @@ class Pairing:
 
         A first reading before the first frame is the count to compare with; without it the readings prove nothing.
         """
+        if not self.received and (
+            self._lost_at_start is None or lost < self._lost_at_start
+        ):  # it may be reset by arming
+            self._lost_at_start = lost
         if self._lost_at_start is None:
-            if not self.received:
-                self._lost_at_start = lost
             return
+        rise = self._rise_seen = lost - self._lost_at_start
         if not self.received or self._doubt:
             return
-        rise = lost - self._lost_at_start
         settled_s = asked_s - SETTLING_S
         if rise == 0:
             self._none_lost_before_first |= self._arrivals[0] <= settled_s
@@ -213,7 +221,7 @@ class Pairing:
             self._keep(0, f"{abs(missing)} of {slots} triggers are {'unaccounted for' if missing > 0 else 'too few'}")
         elif lost_in_detector == self.hidden:
             return  # every slot is accounted for, so no loss hides before the first frame
-        elif not self._none_lost_before_first:
+        elif not (self._none_lost_before_first and self._rise_seen == lost_in_detector):
             self._keep(0, f"the detector lost {lost_in_detector} frames, possibly the first")
         elif not self._timed:
             self._keep(self._confirmed, f"the detector lost {lost_in_detector} frames")

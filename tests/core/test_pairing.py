@@ -157,6 +157,19 @@ def test_the_detectors_clock_locates_a_hidden_loss(fate):
     assert_lawful(pairing, given_)
 
 
+@pytest.mark.parametrize("clock", ["detector", "ioc"])
+def test_a_count_first_read_after_the_loss_proves_nothing(clock):
+    """The edge came late: the first frame was lost already, and another at the end."""
+    pairing = Pairing(300, clock=clock, dwell_s=0.01)
+    pairing.note_dropped(1, 0.005)  # after the first trigger, before the first frame
+    for index in range(1, 299):
+        pairing.add(index - 1, index * 0.01, index * 0.01)
+    pairing.note_dropped(1, 2.9)
+    pairing.note_dropped(2, 3.1)
+    pairing.finish(300, 2, 0)
+    assert pairing.kept_indices == []
+
+
 @pytest.mark.parametrize("fate", ["detector", "unsent"])
 def test_a_lost_first_frame_is_never_passed_over(fate):
     """Without the first frame every id is off by one and every interval is right."""
