@@ -1,7 +1,7 @@
 """The cable from the stage to the detector: JSON lines through a named pipe.
 
-``{"at": [y, x]}`` when the stage has moved, ``{"trajectory": FILE}`` when a trajectory was built, ``{"pulse": i, "t": s}``
-per trigger pulse. As with a cable, nobody waits for whoever is not plugged in.
+``{"at": [y, x]}`` when the stage has moved, ``{"trajectory": FILE}`` when a trajectory was built and
+``{"pulse": i, "t": s}`` per trigger pulse. As with a cable, nobody waits for whoever is not plugged in.
 """
 
 import json

@@ -73,7 +73,7 @@ class Profile:
         duration_s = begins_s[last] - begins_s[self.start_pulses - 1]
         if self.pulses > MAX_PULSE_RATE_HZ * duration_s:
             raise ProfileError(
-                f"{self.pulses} pulses in {duration_s:.4g} s are faster than the {MAX_PULSE_RATE_HZ} Hz of the controller"
+                f"{self.pulses} pulses in {duration_s:.4g} s are faster than the controller's {MAX_PULSE_RATE_HZ} Hz"
             )
         return begins_s[self.start_pulses - 1] + np.arange(self.pulses) * (duration_s / self.pulses)
 
@@ -193,10 +193,10 @@ def _check_motion(path: CubicHermiteSpline, time_s: np.ndarray, axes: tuple[Axis
     for index, axis in enumerate(axes):
         low, high = where[:, index].min(), where[:, index].max()
         if low < axis.low_um:
-            raise ProfileError(f"Low soft limit violation for axis {axis.name}, {low:.4f} um, limit {axis.low_um} um")
+            raise ProfileError(f"Low soft limit violation for axis {axis.name}, {low:.3f} um, limit {axis.low_um} um")
         if high > axis.high_um:
             raise ProfileError(
-                f"High soft limit violation for axis {axis.name}, {high:.4f} um, limit {axis.high_um} um"
+                f"High soft limit violation for axis {axis.name}, {high:.3f} um, limit {axis.high_um} um"
             )
         if speed[:, index].max() > axis.max_velocity_um_s:
             raise ProfileError(
