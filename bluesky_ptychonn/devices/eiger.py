@@ -72,7 +72,7 @@ class Eiger(StagedEiger):
                 f"the IOC cannot write to {hdf.file_path.get()!r} ({address(hdf.file_path)}): "
                 f"no such folder; create it, or set {self.name}.file_directory"
             )
-        self._file = Path(hdf.file_path.get()) / f"{file_name}.h5"
+        self._file = Path(hdf.file_path.get()) / f"{file_name}_000000.h5"
         hdf.capture.put(1)
         wait_until(
             lambda: hdf.capture.get() == 1 and hdf.write_status.get() == "Write OK",

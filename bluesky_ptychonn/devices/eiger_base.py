@@ -25,12 +25,12 @@ from bluesky_ptychonn.devices.waiting import address, answering, put_checked, sa
 class StagedEiger(Device):
     """Eiger2 with its plugins: checks, staging and restoring; `Eiger` adds the run."""
 
-    cam = Cpt(Eiger2Cam, "cam1:")
-    roi1 = Cpt(RoiPlugin, "ROI1:")
-    pva1 = Cpt(StreamPlugin, "Pva1:")
-    hdf1 = Cpt(FilePlugin, "HDF1:")
+    cam = Cpt(Eiger2Cam, "cam1:", kind="omitted")
+    roi1 = Cpt(RoiPlugin, "ROI1:", kind="omitted")
+    pva1 = Cpt(StreamPlugin, "Pva1:", kind="omitted")
+    hdf1 = Cpt(FilePlugin, "HDF1:", kind="omitted")
     geometry = Cpt(BeamGeometry, "")
-    counters = Cpt(EigerCounters, "")
+    counters = Cpt(EigerCounters, "", kind="omitted")
 
     file_directory = Cpt(Setting, value="", kind="config", doc="where the IOC writes; empty: where its FilePath points")
     stream_clock = Cpt(Setting, value="detector", kind="config", doc="whose time stamps frames: detector or ioc")
@@ -106,6 +106,29 @@ class StagedEiger(Device):
     def _frame_shape(self) -> tuple[int, int]:
         return int(self.roi1.size.y.get()), int(self.roi1.size.x.get())
 
+    def _recorded_settings(self) -> list[Any]:
+        cam = self.cam
+        return [
+            cam.acquire_time,
+            cam.acquire_period,
+            cam.trigger_mode,
+            cam.num_triggers,
+            cam.photon_energy,
+            cam.threshold_energy,
+            cam.bit_depth,
+            cam.count_cutoff,
+            cam.dead_time,
+            self.hdf1.full_file_name,
+        ]
+
+    def read_configuration(self) -> Any:
+        settings = [signal.read() for signal in self._recorded_settings()]
+        return {**super().read_configuration(), **{key: item for reading in settings for key, item in reading.items()}}
+
+    def describe_configuration(self) -> Any:
+        settings = [signal.describe() for signal in self._recorded_settings()]
+        return {**super().describe_configuration(), **{key: item for keys in settings for key, item in keys.items()}}
+
     # stage
 
     def stage(self) -> list[object]:
@@ -149,7 +172,8 @@ class StagedEiger(Device):
         values += [
             (hdf.file_write_mode, "Stream"),
             (hdf.auto_increment, "No"),
-            (hdf.file_template, "%s%s.h5"),
+            (hdf.file_template, "%s%s_%6.6d.h5"),
+            (hdf.file_number, 0),
             (hdf.lazy_open, "Yes"),  # the file takes its type from the first frame, not from an earlier exposure
             (hdf.swmr_mode, "On"),
             (hdf.store_attr, "Yes"),

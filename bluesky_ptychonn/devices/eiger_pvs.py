@@ -40,9 +40,17 @@ class Eiger2Cam(EigerDetectorCam):
 class _Plugin:
     """Plugins are staged by the detector, in its order; ophyd's own staging would make them block the driver."""
 
+    asyn_pipeline_config = None
+
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.stage_sigs.clear()  # type: ignore[attr-defined]
+
+    def read_configuration(self):
+        return Device.read_configuration(self)  # type: ignore[arg-type]
+
+    def describe_configuration(self):
+        return Device.describe_configuration(self)  # type: ignore[arg-type]
 
 
 class RoiPlugin(_Plugin, ROIPlugin_V34):

@@ -40,7 +40,7 @@ class SpiralStage(PositionedStage):
     def stage(self) -> list[object]:
         """Wait until motors and trajectory controller rest."""
         self._executed = self._read_back = False
-        self.counters.pulses.put(-1)
+        self._forget_counts()
         wait_until(
             lambda: (
                 all(motor.motor_done_move.get() for motor in self._motors)
@@ -63,7 +63,7 @@ class SpiralStage(PositionedStage):
     def prepare(self, request: ScanRequest) -> WorkStatus:
         """Build the trajectory of a fly scan; nothing moves."""
         self._request, self._executed, self._read_back = request, False, False
-        self.counters.pulses.put(-1)
+        self._forget_counts()
         return self._begin("build", lambda status: self._build(request, status) if request.fly else None)
 
     def _build(self, request: ScanRequest, status: WorkStatus) -> None:
@@ -149,12 +149,12 @@ class SpiralStage(PositionedStage):
                 f"{profile.execute_message.get()}"
             )
         self._fetch(status)
+        if profile.readback_status.get() != "Success":
+            raise RuntimeError(f"{self.name}: the controller has no positions: {profile.readback_message.get()}")
 
     def _fetch(self, status: WorkStatus) -> None:
         """Have the controller fill the readback records."""
         self._command(status, self.profile.readback, self.profile.readback_state, 10.0)
-        if self.profile.readback_status.get() != "Success":
-            raise RuntimeError(f"{self.name}: no readbacks: {self.profile.readback_message.get()}")
         self._read_back = True
 
     def stop(self, *, success: bool = False) -> None:
@@ -206,9 +206,17 @@ class SpiralStage(PositionedStage):
             return np.empty((0, 2))
         if not self._read_back:
             in_background(self, "readback", self._fetch).wait(timeout=10)
-        count = min(int(profile.actual_pulses.get()), request.points)
-        latched_um = np.stack([signal.get()[:count] for signal in (profile.readbacks_y, profile.readbacks_x)], axis=1)
+        columns = [
+            np.atleast_1d(signal.get())[: request.points] for signal in (profile.readbacks_y, profile.readbacks_x)
+        ]
+        if int(profile.actual_pulses.get()) == 0:
+            return np.empty((0, 2))
+        latched_um = np.stack(columns, axis=1)
         return to_mid_exposure(latched_um, request.positions_um, request.exposure_s, request.dwell_s)
+
+    def _forget_counts(self) -> None:
+        self.counters.pulses.put(-1)
+        self.counters.trigger_slots.put(-1)
 
     def refresh_counters(self) -> WorkStatus:
         """Bring `counters` up to date; a dead controller leaves them unknown (-1)."""
@@ -217,3 +225,4 @@ class SpiralStage(PositionedStage):
     def _refresh_counters(self) -> None:
         known = self._executed and answering(self.profile.actual_pulses)
         self.counters.pulses.put(int(self.profile.actual_pulses.get()) if known else -1)
+        self.counters.trigger_slots.put(len(self._captured_um()) if known else -1)

@@ -64,12 +64,19 @@ class PositionedStage(Device):
                 f"{request.points} points do not fit the trajectory controller, whose records hold {room}; "
                 "enlarge step_um, scan a smaller field, or use fly=False"
             )
-        for motor, speed in zip(self._motors, points.peak_motion()[0], strict=True):
+        for motor, speed, push in zip(self._motors, *points.peak_motion(), strict=True):
             limit = float(motor.max_velocity.get()) or np.inf
             if speed > limit:
                 problems.append(
                     f"{motor.name} would reach {speed:.4g} um/s; allowed is {limit:g} um/s ({motor.prefix}.VMAX); "
                     "enlarge dwell_s or shorten step_um"
+                )
+            ramp_s = float(motor.acceleration.get())
+            strongest = limit / ramp_s if ramp_s > 0 else np.inf
+            if push > strongest:
+                problems.append(
+                    f"{motor.name} would need {push:.4g} um/s^2; allowed is {strongest:.4g} um/s^2 "
+                    f"({motor.prefix}.VMAX / .ACCL); enlarge dwell_s or shorten step_um"
                 )
         return problems
 

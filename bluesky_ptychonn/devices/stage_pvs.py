@@ -51,11 +51,13 @@ class ProfileMove(Device):
 class StageCounters(Device):
     """What the controller says about its triggers; -1 is unknown."""
 
-    pulses = Cpt(Setting, value=-1, kind="normal", doc="triggers the controller went through")
+    pulses = Cpt(Setting, value=-1, kind="normal", doc="triggers sent")
+    trigger_slots = Cpt(Setting, value=-1, kind="normal", doc="triggers gone through, those not sent included")
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.pulses.name = "pulses"
+        for attr in self.component_names:
+            getattr(self, attr).name = attr  # plain keys: one stage per run counts
 
     def trigger(self):
         """Ask the controller for the figures of the present run."""

@@ -104,22 +104,22 @@ class Note:
     name : str
         Name of the object; the data keys are those of ``values``.
     values : mapping
-        Numbers and strings, one per data key.
+        Numbers and strings, one per data key; may be changed between readings.
     """
 
     parent = None
 
     def __init__(self, name: str, values: Mapping[str, int | float | str]) -> None:
         self.name = name
-        self._values = dict(values)
+        self.values = dict(values)
 
     def read(self) -> dict[str, Any]:
         now = time.time()
-        return {key: {"value": value, "timestamp": now} for key, value in self._values.items()}
+        return {key: {"value": value, "timestamp": now} for key, value in self.values.items()}
 
     def describe(self) -> dict[str, Any]:
         kinds = {str: "string", int: "integer", float: "number"}
         return {
             key: {"source": f"plan:{self.name}", "dtype": kinds[type(value)], "shape": []}
-            for key, value in self._values.items()
+            for key, value in self.values.items()
         }

@@ -91,8 +91,11 @@ def spiral_ptycho_scan(
     RuntimeError
         If a device fails during the scan; what was measured is recorded.
     """
-    defaults = detector.ptycho_block()  # type: ignore[attr-defined]
-    location = yield from bps.locate(stage)  # type: ignore[arg-type]
+    try:
+        defaults = detector.ptycho_block()  # type: ignore[attr-defined]
+        location = yield from bps.locate(stage)  # type: ignore[arg-type]
+    except TimeoutError as error:
+        raise RuntimeError(f"{error}; is its IOC running, and does EPICS_CA_ADDR_LIST reach it?") from error
     start_um = tuple(float(value) for value in location["setpoint"])
     request = ScanRequest(
         width_um=width_um,
@@ -249,6 +252,7 @@ class _Scan:
 
     def _step(self, uid: str) -> MsgGenerator[None]:
         guard, stage, detector = self.guard, self.stage, self.detector
+        note = Note("trigger", {"trigger_index": 0})
         yield from self._arm(uid)
         for index, position_um in enumerate(self.request.positions_um):
             yield from bps.checkpoint()
@@ -263,7 +267,8 @@ class _Scan:
             yield from bps.wait("frame")
             while guard.paused and not frame.done:
                 yield from bps.sleep(0.01)
-            yield from bps.trigger_and_read([stage, Note("trigger", {"trigger_index": index})], name="positions")
+            note.values["trigger_index"] = index
+            yield from bps.trigger_and_read([stage, note], name="positions")
             if index % POINTS_PER_COLLECT == POINTS_PER_COLLECT - 1:
                 yield from bps.collect(detector, name="primary")
         yield from bps.complete(detector, wait=True)
