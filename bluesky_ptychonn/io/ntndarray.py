@@ -26,20 +26,18 @@ def frame_identity(update: Any, clock: str) -> tuple[int, float]:
     return update["uniqueId"], stamp["secondsPastEpoch"] + 1e-9 * stamp["nanoseconds"]
 
 
-def frame_counts(update: Any, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the frame of an update as a read-only (H, W) view; None if the update holds no array at all.
+def frame_counts(update: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Return the frame of an update as a read-only (H, W) view.
 
     Raises
     ------
     ValueError
-        If the array has another type or size, or is compressed.
+        If there is no array, or it has another type or size, or is compressed.
     """
     name = update.getSelectedUnionFieldName()
-    if not name:
-        return None
     if name not in FRAME_FIELDS:
         raise ValueError(
-            f"frames of type {name}; they must be unsigned integers of 16 or 32 bits, not compressed "
+            f"frames of type {name or 'nothing'}; they must be unsigned integers of 16 or 32 bits, not compressed "
             "(StreamDecompress of an Eiger: Enable)"
         )
     counts = update["value"][0][name]

@@ -139,12 +139,20 @@ class PvaChannel:
         structure = {field: structure[field] for field in values}
         self._ask("put", "field()", fill(pvaccess.PvObject(structure), structure, values))
 
-    def monitor(self, callback: Callable[[Any], None], queue_size: int = 1000, field: str = "") -> None:
+    def monitor(
+        self,
+        callback: Callable[[Any], None],
+        queue_size: int = 1000,
+        field: str = "",
+        on_connection: Callable[[bool], None] | None = None,
+    ) -> None:
         """Call back with a PvObject at every update, from a PVA thread; survives restarts of the server.
 
         The server need not be there yet. The first update, and the first after each reconnection, is the present value:
         an empty one, or the last of an earlier run. Do not keep the PvObject; its arrays may be kept.
         """
+        if on_connection is not None:
+            self._channel.setConnectionCallback(on_connection)
         self._channel.monitor(callback, f"record[queueSize={queue_size}]field({field})")
         self._monitored = True
 

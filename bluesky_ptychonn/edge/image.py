@@ -1,0 +1,116 @@
+"""The stitched image of one run, and the patches it can be made of anew."""
+
+import numpy as np
+
+from bluesky_ptychonn.core.stitch import Canvas, add_patches, stitched_image
+
+
+class LiveImage:
+    """Stitch patches as they come; keep them, so that some can be withdrawn and all be placed better in the end.
+
+    Parameters
+    ----------
+    canvas : Canvas
+    weights : (h, h) array
+        Probe intensity under a patch.
+    planned_um : (N, 2) float64
+        Planned positions by trigger index.
+    kept_patches : int
+        How many patches may be kept; further ones stay where they were put first.
+    """
+
+    def __init__(self, canvas: Canvas, weights: np.ndarray, planned_um: np.ndarray, kept_patches: int) -> None:
+        self.canvas = canvas
+        self._weights = np.asarray(weights, np.float64)
+        self._planned_um = planned_um
+        self._total = np.zeros(canvas.shape)
+        self._coverage = np.zeros(canvas.shape)
+        room = min(len(planned_um), kept_patches)
+        self._patches = np.empty((room, *weights.shape), np.float32)  # the system gives memory as it is written
+        self._sequences = np.empty(room, np.int64)
+        self._indices = np.empty(room, np.int64)
+        self._count = 0
+        self._loose: tuple[np.ndarray, np.ndarray] | None = None
+        self._loose_count = 0
+        self._loose_last = -1
+
+    @property
+    def patches(self) -> int:
+        """Patches in the image."""
+        return self._count + self._loose_count
+
+    @property
+    def loose_patches(self) -> int:
+        """Patches in the image which could not be kept."""
+        return self._loose_count
+
+    def add(self, sequences: np.ndarray, indices: np.ndarray, patches: np.ndarray) -> None:
+        """Put patches (B, h, h) at the planned positions of their triggers.
+
+        Parameters
+        ----------
+        sequences : (B,) int
+            Order in which the frames were paired, ascending from call to call.
+        indices : (B,) int
+            Trigger indices.
+        """
+        corners_px = self.canvas.corners_px(self._planned_um[indices], len(self._weights))
+        add_patches(self._total, self._coverage, patches, self._weights, corners_px)
+        first, kept = self._count, min(len(patches), len(self._patches) - self._count)
+        self._patches[first : first + kept] = patches[:kept]
+        self._sequences[first : first + kept] = sequences[:kept]
+        self._indices[first : first + kept] = indices[:kept]
+        self._count += kept
+        if kept < len(patches):
+            if self._loose is None:
+                self._loose = np.zeros(self.canvas.shape), np.zeros(self.canvas.shape)
+            add_patches(*self._loose, patches[kept:], self._weights, corners_px[kept:])
+            self._loose_count += len(patches) - kept
+            self._loose_last = int(sequences[-1])
+
+    def withdraw(self, kept_sequences: int) -> int:
+        """Take out every patch whose sequence is not below this; return how many went.
+
+        Patches which were not kept can only go all together.
+        """
+        before = self.patches
+        self._count = int(np.searchsorted(self._sequences[: self._count], kept_sequences))
+        if self._loose_count and self._loose_last >= kept_sequences:
+            self._loose, self._loose_count = None, 0
+        if self.patches < before:
+            self._total, self._coverage = self._stitch(self.canvas, self._planned_um)
+        return before - self.patches
+
+    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return phase (H, W) float32, NaN where nothing was seen, and coverage (H, W) float32, as of now."""
+        return stitched_image(self._total, self._coverage), self._coverage.astype(np.float32)
+
+    def final(self, positions_um: np.ndarray) -> tuple[np.ndarray, np.ndarray, Canvas]:
+        """Stitch the kept patches anew in trigger order; return phase, coverage and their canvas.
+
+        Parameters
+        ----------
+        positions_um : (N, 2) float64
+            Position of each trigger; what was not kept stays at its planned one.
+        """
+        canvas = self.canvas
+        used_um = positions_um[self._indices[: self._count]]
+        if not canvas.holds(canvas.corners_px(used_um, len(self._weights)), len(self._weights)).all():
+            both_um = np.concatenate([self._planned_um, used_um])
+            canvas = Canvas.covering(both_um, canvas.pixel_size_um, len(self._weights))
+        total, coverage = self._stitch(canvas, positions_um)
+        return stitched_image(total, coverage), coverage.astype(np.float32), canvas
+
+    def _stitch(self, canvas: Canvas, positions_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total, coverage = np.zeros(canvas.shape), np.zeros(canvas.shape)
+        order = np.argsort(self._indices[: self._count])
+        corners_px = canvas.corners_px(positions_um[self._indices[order]], len(self._weights))
+        for start in range(0, len(order), 64):  # in parts: the kept patches may fill the memory
+            part = slice(start, start + 64)
+            add_patches(total, coverage, self._patches[order[part]], self._weights, corners_px[part])
+        if self._loose is not None:
+            y, x = np.rint((np.subtract(self.canvas.origin_um, canvas.origin_um)) / canvas.pixel_size_um).astype(int)
+            here = slice(y, y + self.canvas.shape[0]), slice(x, x + self.canvas.shape[1])
+            total[here] += self._loose[0]
+            coverage[here] += self._loose[1]
+        return total, coverage

@@ -1,0 +1,251 @@
+"""One run at the edge: batches from the ring through the engine into the image."""
+
+import logging
+import threading
+import time
+
+import numpy as np
+
+from bluesky_ptychonn.core.account import FrameAccount
+from bluesky_ptychonn.core.frames import FrameGeometry
+from bluesky_ptychonn.core.optics import Geometry, counts_of, with_counts
+from bluesky_ptychonn.core.protocols import Engine
+from bluesky_ptychonn.core.stitch import Canvas
+from bluesky_ptychonn.edge.image import LiveImage
+from bluesky_ptychonn.edge.intake import Intake
+from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
+
+logger = logging.getLogger(__name__)
+LATENCY_BOUND_S = 0.02
+"""A batch leaves after this, however short."""
+MISMATCH = 0.02
+"""Relative difference in pixel size or energy from which a model is refused."""
+SCALE_FACTOR = 30.0
+WARM_UP_FRAMES = 64
+QUIET_S = 0.3
+"""No frame for so long after the end of a run: none is under way."""
+LARGEST_MARGIN_PX = 16
+
+
+def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Geometry:
+    """Return the geometry of a run which this engine can do.
+
+    Raises
+    ------
+    ValueError
+        If it cannot, with the remedy.
+    """
+    geometry = Geometry(message.energy_kev, message.distance_m, message.detector_pixel_um, message.crop_px)
+    if engine.frame_px != message.crop_px or unit_probe.shape != (message.crop_px, message.crop_px):
+        raise ValueError(
+            f"crop_px = {message.crop_px} px, but the engine takes {engine.frame_px} px and the probe has "
+            f"{unit_probe.shape} px; set geometry.frame_px, or use another model and probe"
+        )
+    card = engine.card
+    for name, unit in (("pixel_size_um", "um"), ("energy_kev", "keV")) if card else ():
+        here, there = getattr(geometry, name), getattr(card, name)
+        if abs(here - there) > MISMATCH * there:
+            raise ValueError(
+                f"{name} = {here:.5g} {unit} differs by more than {MISMATCH:.0%} from {there:.5g} {unit} of model "
+                f"{card and card.version}; use a model trained for it, or the engine 'lift'"
+            )
+    return geometry
+
+
+class LiveRun:
+    """Pair, infer and stitch one run.
+
+    Parameters
+    ----------
+    message : RunMessage
+    engine : Engine
+    unit_probe : (N, N) complex64
+        Probe of any power; it is scaled to the counts of the first good frames.
+    bad_pixels : (H, W) bool, optional
+    ring_bytes, kept_bytes : int
+        Memory for waiting frames, and for patches kept until the end.
+
+    Raises
+    ------
+    ValueError
+        If the run cannot be done; nothing was started then.
+    """
+
+    def __init__(
+        self,
+        message: RunMessage,
+        engine: Engine,
+        unit_probe: np.ndarray,
+        bad_pixels: np.ndarray | None = None,
+        *,
+        ring_bytes: int = 128 << 20,
+        kept_bytes: int = 512 << 20,
+    ) -> None:
+        self.message = message
+        self.engine = engine
+        self.geometry = check_run(message, engine, unit_probe)
+        self._probe = unit_probe
+        self._frames = FrameGeometry(
+            message.frame_shape, message.crop_px, message.beam_center_px, bad_pixels, message.orientation
+        )
+        size, cut = engine.patch_px, (message.crop_px - engine.patch_px) // 2
+        weights = np.abs(unit_probe[cut : cut + size, cut : cut + size]) ** 2
+        canvas = Canvas.covering(
+            message.positions_um, self.geometry.pixel_size_um, size, LARGEST_MARGIN_PX * self.geometry.pixel_size_um
+        )
+        kept = max(1, kept_bytes // (4 * size * size))
+        self.image = LiveImage(canvas, weights / weights.max(), message.positions_um, kept)
+        self.lock = threading.Lock()
+        """Held whenever the image changes."""
+        self.intensity_scale = 0.0
+        self.positions_source = "planned"
+        self.message_text = ""
+        self.withdrawn = 0
+        self.rejected = 0
+        self.stitched_ever = 0
+        self.last_stitched_s = 0.0
+        self.account = FrameAccount(planned=message.frames)
+        self._latencies_s = np.empty(message.frames, np.float32)
+        self._cpu_s = (0.0, 0.0)
+        self._stop = threading.Event()
+        self._cancelled = False
+        self.intake = Intake(message, ring_bytes)
+        self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._worker.start()
+
+    def _work(self) -> None:
+        while not self._cancelled and not (self._stop.is_set() and not self.intake.queue_used):
+            ring = self.intake.ring
+            if ring is None:
+                self._stop.wait(0.005)
+                continue
+            frames, sequences, indices, arrivals_s = ring.peek(self.engine.max_batch, LATENCY_BOUND_S)
+            count = len(frames)
+            if not count:
+                continue
+            try:
+                done = self._infer(frames, sequences, indices)
+            except Exception as error:
+                logger.exception("the engine failed on a batch")
+                self.message_text = f"the engine failed: {error}"
+                self.rejected += count
+                done = False
+            if done:
+                now = time.monotonic()
+                self._latencies_s[self.stitched_ever : self.stitched_ever + count] = now - arrivals_s
+                self.stitched_ever += count
+                self.last_stitched_s = now
+                self._cpu_s = (self._cpu_s[0], time.process_time())
+            ring.release(count)
+
+    def _infer(self, frames: np.ndarray, sequences: np.ndarray, indices: np.ndarray) -> bool:
+        if not self._cpu_s[0]:
+            self._cpu_s = (time.process_time(), 0.0)
+        patterns = self._frames.patterns(frames)
+        if not self.intensity_scale and not self._set_scale(patterns):
+            self.rejected += len(frames)
+            return False
+        patches = self.engine.infer(patterns)
+        with self.lock:
+            kept = int(np.searchsorted(sequences, self.intake.pairing.kept))  # some may have been withdrawn meanwhile
+            self.image.add(sequences[:kept], indices[:kept], patches[:kept])
+            self.withdrawn += len(frames) - kept
+        return True
+
+    def _set_scale(self, patterns: np.ndarray) -> bool:
+        counts = counts_of(patterns, self._probe)
+        if counts < 1:
+            self.message_text = "frames are dark: is the shutter open?"
+            return False
+        self.engine.set_probe(with_counts(self._probe, counts))
+        self.intensity_scale = counts
+        self.message_text = ""
+        reference = self.engine.card.reference_counts if self.engine.card else counts
+        if not 1 / SCALE_FACTOR <= counts / reference <= SCALE_FACTOR:
+            self.message_text = (
+                f"{counts:.3g} counts per frame where the model knows about {reference:.3g}: expect a poor image; "
+                "change the exposure, or use a model trained for this dose"
+            )
+            logger.warning("%s", self.message_text)
+        return True
+
+    def withdraw_doubtful(self) -> None:
+        """Take out of the image what the pairing no longer stands for."""
+        with self.lock:
+            self.withdrawn += self.image.withdraw(self.intake.pairing.kept)
+
+    def drained(self, positions: PositionsMessage) -> bool:
+        """Whether every frame has come through, as far as anybody can know."""
+        if self.intake.queue_used:
+            return False
+        expected = positions.triggered - max(0, positions.lost_in_detector) - max(0, positions.lost_in_plugin)
+        return 0 <= expected <= self.intake.pairing.received or time.monotonic() - self.intake.last_arrival_s > QUIET_S
+
+    def finish(self, positions: PositionsMessage) -> np.ndarray:
+        """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""
+        self._end()
+        pairing, in_plugin = self.intake.pairing, _known(positions.lost_in_plugin)
+        slots = max(positions.triggered, int(positions.trigger_index.max(initial=-1)) + 1)
+        if positions.exit_status == "success":
+            slots = self.message.frames
+        with self.intake.lock:
+            pairing.finish(slots or None, _known(positions.lost_in_detector), in_plugin)
+        self.withdraw_doubtful()
+        triggered = _known(positions.triggered)
+        self.account = FrameAccount(
+            planned=self.message.frames,
+            triggered=triggered,
+            not_sent=None if triggered is None else self.message.frames - triggered,
+            received=pairing.received,
+            lost_in_detector=_known(positions.lost_in_detector),
+            lost_in_plugin=in_plugin,
+            lost_on_wire=None if in_plugin is None else max(0, pairing.missing_ids - in_plugin),
+            **self.frame_counts(),
+        )
+        positions_um = self.message.positions_um.copy()
+        captured = positions.trigger_index < self.message.frames
+        index = positions.trigger_index[captured]
+        positions_um[index] = np.stack([positions.y_um[captured], positions.x_um[captured]], axis=1)
+        if index.size:
+            self.positions_source = "captured" if index.size == self.message.frames else "captured, else planned"
+        if self.image.loose_patches:
+            self.message_text = f"{self.image.loose_patches} patches were too many to keep: they stay where planned"
+        return positions_um
+
+    def cancel(self) -> None:
+        """End the run without a final image."""
+        self._cancelled = True
+        self._end()
+
+    def _end(self) -> None:
+        self.intake.close()
+        self._stop.set()
+        self._worker.join(30)
+
+    def frame_counts(self) -> dict[str, int]:
+        """What became of the frames received so far."""
+        return {
+            "stitched": self.image.patches,
+            "unpaired": self.intake.unpaired + self.withdrawn,
+            "shed": self.intake.shed,
+            "rejected": self.intake.rejected + self.rejected,
+        }
+
+    def figures(self) -> dict[str, float]:
+        """Rate, latencies and processor time per frame; the first frames warm up and do not count as latency."""
+        done = self.stitched_ever
+        if not done:
+            return {}
+        latencies_ms = 1e3 * self._latencies_s[min(WARM_UP_FRAMES, done // 2) : done][-20_000:]
+        p50, p99 = np.percentile(latencies_ms, [50, 99])
+        span_s = self.last_stitched_s - self.intake.first_arrival_s
+        return {
+            "fps": (done - 1) / span_s if span_s > 0 else 0.0,
+            "latency_ms_p50": float(p50),
+            "latency_ms_p99": float(p99),
+            "cpu_us_per_frame": 1e6 * (self._cpu_s[1] - self._cpu_s[0]) / done,
+        }
+
+
+def _known(count: int) -> int | None:
+    return None if count < 0 else count

@@ -1,0 +1,275 @@
+"""The streaming service: runs come and go, the channels stay."""
+
+import hmac
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bluesky_ptychonn.core.optics import with_counts
+from bluesky_ptychonn.core.protocols import Engine
+from bluesky_ptychonn.edge.channels import EdgeChannels
+from bluesky_ptychonn.edge.live_run import LiveRun
+from bluesky_ptychonn.io.edge_channels import STATS, PositionsMessage, RunMessage, blank
+
+logger = logging.getLogger(__name__)
+STATS_PERIOD_S = 0.1
+LOOK_S = 0.02
+ABANDONED_S = 60.0
+"""After so long without a frame anybody may replace a run."""
+PATIENCE_S = 10.0
+"""So long after its end may frames of a run still come."""
+BUSY_PART = 0.2
+"""Largest part of the time that publishing images may take."""
+
+
+class EdgeService:
+    """Take run messages, stitch, publish.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the channels, such as ``"ptychonn:"``.
+    engine : Engine
+    probe : (N, N) complex64
+        Illumination of any power.
+    bad_pixels : (H, W) bool, optional
+        Of the detector's frame.
+    ring_bytes, kept_bytes : int
+        Memory for waiting frames and for patches kept until the end of a run.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        engine: Engine,
+        probe: np.ndarray,
+        bad_pixels: np.ndarray | None = None,
+        *,
+        ring_bytes: int = 128 << 20,
+        kept_bytes: int = 512 << 20,
+    ) -> None:
+        self._engine = engine
+        self._probe = np.asarray(probe, np.complex64)
+        self._bad_pixels = bad_pixels
+        self._memory = {"ring_bytes": ring_bytes, "kept_bytes": kept_bytes}
+        self._run: LiveRun | None = None
+        self._state = "idle"
+        self._armed_uid = self._final_uid = self._text = ""
+        self._published = -1
+        self._positions: PositionsMessage | None = None
+        self._patience_ends_s = 0.0
+        self._next_image_s = 0.0
+        warm_up(engine, self._probe)
+        self.channels = EdgeChannels(prefix)
+
+    def serve(self, stop: threading.Event) -> None:
+        """Serve until the event is set."""
+        next_stats_s = time.monotonic()
+        try:
+            while not stop.is_set():
+                message = self.channels.next_message(min(max(1e-3, next_stats_s - time.monotonic()), LOOK_S))
+                if isinstance(message, RunMessage):
+                    self._start(message)
+                elif message is not None:
+                    self._finish(message)
+                self._look_at_run()
+                if message is not None or time.monotonic() >= next_stats_s:
+                    next_stats_s = time.monotonic() + STATS_PERIOD_S
+                    self._publish()
+        finally:
+            if self._run is not None:
+                self._run.cancel()
+            self.channels.close()
+
+    @property
+    def _active(self) -> bool:
+        if self._run is None or self._state not in ("idle", "armed", "running"):
+            return False
+        intake = self._run.intake
+        return time.monotonic() - (intake.last_arrival_s or intake.began_s) < ABANDONED_S
+
+    def _start(self, message: RunMessage) -> None:
+        if self._active and not self._may_replace(message.token):
+            self.channels.refuse(
+                f"run {message.run_uid} is refused while {self._run and self._run.message.run_uid} is under way; "
+                "send its token, or wait for its end"
+            )
+            return
+        if self._run is not None:
+            self._run.cancel()
+            self._run = None
+        self._armed_uid = self._final_uid = self._text = ""
+        self._published = -1
+        self._positions = None
+        self._state = "idle"
+        try:
+            self._run = LiveRun(message, self._engine, self._probe, self._bad_pixels, **self._memory)
+        except ValueError as error:
+            self._state = "failed"
+            self.channels.refuse(f"run {message.run_uid}: {error}")
+            return
+        logger.info("run %s: %d frames from %s", message.run_uid, message.frames, message.image_channel)
+
+    def _may_replace(self, token: str) -> bool:
+        own = self._run.message.token if self._run is not None else ""
+        return bool(own) and hmac.compare_digest(own.encode(), token.encode())
+
+    def _finish(self, positions: PositionsMessage) -> None:
+        run = self._run
+        if run is None or self._state in ("final", "failed") or positions.run_uid != run.message.run_uid:
+            self.channels.refuse(f"positions of run {positions.run_uid}, which is not under way")
+            return
+        if run.message.token != positions.token:
+            self.channels.refuse(f"positions of run {positions.run_uid} with a wrong token")
+            return
+        self._positions = positions
+        self._patience_ends_s = time.monotonic() + PATIENCE_S
+
+    def _conclude(self, run: LiveRun, positions: PositionsMessage) -> None:
+        positions_um = run.finish(positions)
+        phase, coverage, canvas = run.image.final(positions_um)
+        self._publish_images(run)
+        self.channels.publish_image("final", phase, canvas, self._attributes(run) | {"coverage_max": coverage.max()})
+        self._state = "final"
+        self._final_uid = positions.run_uid
+        logger.info("run %s is final\n%s", positions.run_uid, run.account.as_text())
+
+    def _look_at_run(self) -> None:
+        run = self._run
+        if run is None or self._state not in ("idle", "armed", "running"):
+            return
+        if run.intake.ready:
+            self._armed_uid = run.message.run_uid
+        if run.intake.pairing.received:
+            self._state = "running"
+        elif self._armed_uid:
+            self._state = "armed"
+        run.withdraw_doubtful()
+        if self._positions and (run.drained(self._positions) or time.monotonic() > self._patience_ends_s):
+            self._conclude(run, self._positions)
+
+    def _publish(self) -> None:
+        run, now = self._run, time.monotonic()
+        if run is not None and self._state == "running" and now >= self._next_image_s:
+            changed = run.image.patches + run.withdrawn
+            if changed != self._published:
+                self._published = changed
+                self._publish_images(run)
+                self._next_image_s = now + (time.monotonic() - now) / BUSY_PART
+        self._text = self.channels.take_problem() or self._text
+        self.channels.publish_stats(self._stats(run))
+
+    def _publish_images(self, run: LiveRun) -> None:
+        with run.lock:
+            phase, coverage = run.image.snapshot()
+        attributes = self._attributes(run)
+        self.channels.publish_image("stitched", phase, run.image.canvas, attributes)
+        self.channels.publish_image("coverage", coverage, run.image.canvas, attributes)
+
+    def _attributes(self, run: LiveRun) -> dict[str, Any]:
+        return {
+            "run_uid": run.message.run_uid,
+            "engine": self._engine.name,
+            "model_version": self._model[0],
+            "positions_source": run.positions_source,
+            "intensity_scale": run.intensity_scale,
+            "frames_stitched": run.image.patches,
+        }
+
+    @property
+    def _model(self) -> tuple[str, str]:
+        card = self._engine.card
+        return (card.version, card.sha256) if card else ("", "")
+
+    def _stats(self, run: LiveRun | None) -> dict[str, Any]:
+        stats = blank(STATS) | {
+            "state": self._state,
+            "armed_uid": self._armed_uid,
+            "final_uid": self._final_uid,
+            "engine": self._engine.name,
+            "model_version": self._model[0],
+            "model_hash": self._model[1],
+            "runs_refused": self.channels.refused,
+            "message": self._text,
+        }
+        if run is None:
+            return stats
+        intake, account = run.intake, run.account
+        ring = intake.ring
+        final = self._state == "final"
+        text = self._text or run.message_text or intake.problem
+        if intake.overruns:
+            text = text or f"the monitor's queue overran {intake.overruns} times"
+        return {
+            **stats,
+            **run.figures(),
+            "run_uid": run.message.run_uid,
+            "frames_planned": run.message.frames,
+            "frames_triggered": _or_unknown(account.triggered),
+            "frames_received": intake.pairing.received,
+            **{f"frames_{name}": count for name, count in run.frame_counts().items()},
+            "frames_foreign": intake.pairing.foreign,
+            "frames_lost_detector": _or_unknown(account.lost_in_detector) if final else intake.pairing.hidden,
+            "frames_lost_plugin": _or_unknown(account.lost_in_plugin),
+            "frames_lost_wire": _or_unknown(account.lost_on_wire),
+            "account": "; ".join([account.state, *account.problems()]) if final else "open",
+            "pairing": f"doubtful: {intake.pairing.doubt}" if intake.pairing.doubt else "ok",
+            "queue_used": intake.queue_used,
+            "queue_size": ring.size if ring is not None else 0,
+            "intensity_scale": run.intensity_scale,
+            "positions_source": run.positions_source,
+            "message": text,
+        }
+
+
+def _or_unknown(count: int | None) -> int:
+    return -1 if count is None else count
+
+
+def warm_up(engine: Engine, probe: np.ndarray) -> None:
+    """Let the engine compile what it compiles on first use, for batches of every size that is usual."""
+    engine.set_probe(with_counts(probe, 1e5))
+    for count in (1, engine.max_batch):
+        for dtype in (np.uint16, np.uint32):
+            engine.infer(np.ones((count, engine.frame_px, engine.frame_px), dtype))
+
+
+def serve(
+    prefix: str,
+    engine: Engine,
+    probe: np.ndarray,
+    bad_pixels: np.ndarray | None = None,
+    *,
+    interface: str = "",
+    ring_bytes: int = 128 << 20,
+    kept_bytes: int = 512 << 20,
+    stop: threading.Event | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve the edge's channels until ``stop`` is set, or Ctrl-C or SIGTERM comes (in the main thread).
+
+    Parameters
+    ----------
+    prefix, engine, probe, bad_pixels, ring_bytes, kept_bytes
+        As for `EdgeService`.
+    interface : str
+        Address of the one network interface to bind; "" is what ``EPICS_PVAS_INTF_ADDR_LIST`` says, or else loopback.
+    stop : threading.Event, optional
+    on_ready : callable, optional
+        Called when the channels are there.
+    """
+    os.environ["EPICS_PVAS_INTF_ADDR_LIST"] = interface or os.environ.get("EPICS_PVAS_INTF_ADDR_LIST") or "127.0.0.1"
+    stop = stop or threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+    service = EdgeService(prefix, engine, probe, bad_pixels, ring_bytes=ring_bytes, kept_bytes=kept_bytes)
+    if on_ready is not None:
+        on_ready()
+    service.serve(stop)
