@@ -23,6 +23,7 @@ from bluesky_ptychonn.training.learning.train import CHECKPOINT
 GOLDEN_FRAMES = 4
 GOLDEN_COUNTS = 1e6
 CALIBRATION_SEED = 20231
+CALIBRATION_SCANS = 20
 
 
 def export(checkpoint_dir: Path, out: Path, *, name: str, version: str) -> ModelCard:
@@ -94,7 +95,9 @@ def eight_bit(graph: bytes) -> bytes:
     class Scans(CalibrationDataReader):
         def __init__(self) -> None:
             doses = (1e4, 1e5, 1e6)
-            self._left = iter([p for counts in doses for p in held_out(CALIBRATION_SEED, counts, 20, 16)])
+            self._left = iter(
+                [p for counts in doses for p in held_out(CALIBRATION_SEED, counts, CALIBRATION_SCANS, 16)]
+            )
 
         def get_next(self) -> dict:
             pairs = next(self._left, None)
@@ -127,7 +130,7 @@ def golden_pair(graph: bytes) -> bytes:
     object_ = random_object(rng, 2 * n)
     patterns = detect(rng, intensities(object_, probe, rng.integers(n // 2, n, (GOLDEN_FRAMES, 2))))
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    patches = session.run(None, {"lifted": FastLift(probe, PATCH_PX)(patterns)})[0]
+    patches = np.asarray(session.run(None, {"lifted": FastLift(probe, PATCH_PX)(patterns)})[0])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, patterns=patterns, probe=probe, patches_rad=patches)
     return buffer.getvalue()

@@ -79,6 +79,7 @@ def train(
     threads: int = 1,
     scans: int = 160,
     frames: int = 96,
+    validation_scans: int = 12,
 ) -> dict:
     """Train for a time, from the checkpoint in ``out`` if there is one, and return the last figures.
 
@@ -96,6 +97,8 @@ def train(
         Cores for the network.
     scans, frames : int
         Size of the pool of simulated scans.
+    validation_scans : int
+        Held-out scans of each dose.
     """
     if not minutes > 0:
         raise ValueError(f"minutes = {minutes}; it must be positive")
@@ -107,7 +110,7 @@ def train(
     averaged = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=1e-4)
     spent_s, step = _resume(out / CHECKPOINT, network, averaged, optimiser)
-    validation = {counts: held_out(VALIDATION_SEED, counts, 12, 24) for counts in VALIDATION_COUNTS}
+    validation = {counts: held_out(VALIDATION_SEED, counts, validation_scans, 24) for counts in VALIDATION_COUNTS}
     pool = Pool(np.random.default_rng([seed, 0, step]), scans, frames)
     for _ in tqdm(range(scans), desc="simulate", mininterval=10):
         pool.refresh()
