@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from bluesky_ptychonn.core.lift import FastLift
 from bluesky_ptychonn.core.optics import (
@@ -102,20 +103,24 @@ def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:
 def imperfect(rng: np.random.Generator, probe: np.ndarray) -> np.ndarray:
     """The probe as it truly is, when ``probe`` is what the edge was told.
 
-    In two scans of three a little more or less defocused (up to about 3 %), aberrated, and with its cone up to half a
-    pixel off the centre of the pattern; else exact.
+    In one scan of four they are equal. Else the true one is defocused and aberrated by up to 3 rad at the edge of the
+    cone, mostly far less, its cone is mottled, and lies up to half a pixel off the centre of the pattern.
     """
-    if rng.random() < 1 / 3:
+    if rng.random() < 0.25:
         return probe
     n = probe.shape[-1]
     y, x = (np.mgrid[:n, :n] - n / 2) / (n / 2)
-    phase = rng.uniform(-3, 3) * rng.random() * (y**2 + x**2)  # the cone ends where this form is about 0.15
-    if rng.random() < 0.5:
-        for form in (y * x, y**2 - x**2, (y**2 + x**2) * y, (y**2 + x**2) * x):
-            phase = phase + rng.normal(0, 0.5) * form
+    radius2 = y**2 + x**2  # about 0.15 at the edge of the cone
+    severity = rng.random() ** 1.5
+    phase = rng.uniform(-20, 20) * severity * radius2 + rng.normal(0, 15) * severity * radius2**2
+    for form, strength in ((y * x, 3), (y**2 - x**2, 3), (radius2 * y, 6), (radius2 * x, 6)):
+        phase = phase + rng.normal(0, strength) * severity * form
+    mottle = ndimage.gaussian_filter(rng.standard_normal((n, n)), 1.5, mode="wrap")
+    amplitude = np.clip(1 + 0.3 * severity * mottle / mottle.std(), 0.2, 2)
     off_px = rng.uniform(-0.5, 0.5, 2) * (rng.random() < 0.6)
     turn = np.exp(1j * np.pi * (off_px[0] * y + off_px[1] * x))
-    return (near_field(far_field(probe) * np.exp(1j * phase)) * turn).astype(np.complex64)
+    true = near_field(far_field(probe) * amplitude * np.exp(1j * phase)) * turn
+    return with_counts(true, float(np.sum(np.abs(probe) ** 2, dtype=np.float64)))
 
 
 def blurred_intensities(
