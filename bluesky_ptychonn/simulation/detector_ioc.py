@@ -4,11 +4,13 @@
 """
 
 import argparse
+import json
 import logging
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,19 @@ def write_truth(source: Source, directory: Path) -> None:
     np.save(directory / "bad_pixels.npy", source.bad_pixels)
 
 
+def describe(source: Source, geometry: Geometry) -> dict[str, Any]:
+    """What a client has to know about the frames."""
+    return {
+        "frame_shape": source.frame_shape,
+        "beam_center_px": source.beam_center_px,
+        "stamp_pixel": source.stamp_pixel,
+        "energy_kev": geometry.energy_kev,
+        "distance_m": geometry.distance_m,
+        "detector_pixel_um": geometry.detector_pixel_um,
+        "pixel_size_um": geometry.pixel_size_um,
+    }
+
+
 def serve(source: Source, geometry: Geometry, directory: Path, photons: float) -> None:
     """Serve until SIGTERM or SIGINT."""
     from softioc import asyncio_dispatcher, builder, softioc
@@ -66,7 +81,7 @@ def serve(source: Source, geometry: Geometry, directory: Path, photons: float) -
     records.show()
     images.serve()
     threading.Thread(target=detector.listen, args=(CableIn(directory),), name="cable", daemon=True).start()
-    (directory / READY_NAME).write_text(str(os.getpid()))
+    (directory / READY_NAME).write_text(json.dumps(describe(source, geometry)))
     while not stop.wait(0.05):
         records.show_counters()
     detector.disarm()

@@ -69,7 +69,7 @@ class Motor(PVGroup):
         )
 
     @record.startup
-    async def record(self, instance: Any, async_lib: Any) -> None:  # noqa: F811
+    async def record(self, instance: Any, async_lib: Any) -> None:
         f = self.fields
         starts = {
             f.user_high_limit: HIGH_UM,
@@ -98,7 +98,7 @@ class Motor(PVGroup):
             await async_lib.library.sleep(IDLE_TICK_S)
 
     @record.putter
-    async def record(self, instance: Any, value: float) -> None:  # noqa: F811
+    async def record(self, instance: Any, value: float) -> None:
         f = self.fields
         outside = not f.user_low_limit.value <= value <= f.user_high_limit.value
         await f.limit_violation.write(int(outside))

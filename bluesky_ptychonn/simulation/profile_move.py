@@ -87,19 +87,19 @@ class ProfileMove(PVGroup):
     # Commands. A put completes with the command, as of a busy record.
 
     @build_command.putter
-    async def build_command(self, instance: Any, value: str) -> None:  # noqa: F811
+    async def build_command(self, instance: Any, value: str) -> None:
         await self._busy(instance, value, "Build", self._build)
 
     @execute_command.putter
-    async def execute_command(self, instance: Any, value: str) -> None:  # noqa: F811
+    async def execute_command(self, instance: Any, value: str) -> None:
         await self._busy(instance, value, "Execute", self._execute)
 
     @readback_command.putter
-    async def readback_command(self, instance: Any, value: str) -> None:  # noqa: F811
+    async def readback_command(self, instance: Any, value: str) -> None:
         await self._busy(instance, value, "Readback", self._readback)
 
     @abort_command.putter
-    async def abort_command(self, instance: Any, value: str) -> None:  # noqa: F811
+    async def abort_command(self, instance: Any, value: str) -> None:
         if value == "Abort":
             self._abort_requested = True
             if self._player is not None:

@@ -88,7 +88,7 @@ bo No|Yes ProcessPlugin=1
 bo+ Disable|Enable EnableCallbacks=1
 bo+ No|Yes BlockingCallbacks
 longin - MaxThreads_RBV=1 QueueFree SortFree=20
-longout+ - DisorderedArrays DroppedArrays DroppedOutputArrays NDArrayAddress NumThreads=1 QueueSize=1000 SortSize=20
+longout+ - DisorderedArrays DroppedArrays DroppedOutputArrays NDArrayAddress NumThreads=1 QueueSize=2000 SortSize=20
 mbbo+ Unsorted|Sorted SortMode
 stringin - PluginType_RBV
 stringout+ - NDArrayPort
@@ -124,7 +124,7 @@ longout+ - BloscLevel BoundaryAlign BoundaryThreshold=1 ChunkSize2 ChunkSize3 Ch
     ChunkSize7 ChunkSize8 ChunkSize9 DataBitsOffset ExtraDimChunk3 ExtraDimChunk4 ExtraDimChunk5 ExtraDimChunk6
     ExtraDimChunk7 ExtraDimChunk8 ExtraDimChunk9 ExtraDimChunkX ExtraDimChunkY ExtraDimSize3 ExtraDimSize4
     ExtraDimSize5 ExtraDimSize6 ExtraDimSize7 ExtraDimSize8 ExtraDimSize9 ExtraDimSizeN ExtraDimSizeX ExtraDimSizeY
-    JPEGQuality=90 NDAttributeChunk NumColChunks NumDataBits NumExtraDims NumFramesChunks=512 NumFramesFlush
+    JPEGQuality=90 NDAttributeChunk NumColChunks NumDataBits NumExtraDims NumFramesChunks=256 NumFramesFlush
     NumRowChunks SZipNumPixels ZLevel
 mbbo+ BloscLZ|LZ4|LZ4HC|SNAPPY|ZLIB|ZSTD BloscCompressor
 mbbo+ None|Byte|Bit BloscShuffle

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import scipy.fft
 
-from bluesky_ptychonn.core.optics import Geometry, intensities
+from bluesky_ptychonn.core.optics import Geometry, shifted
 
 NO_DATA = np.iinfo(np.uint16).max
-BATCH = 32
+BATCH = 16
+FINE = 8
+"""Probe positions per object pixel."""
 
 
 class Source(Protocol):
@@ -114,6 +117,10 @@ class PhysicsSource:
         self.bad_pixels = self.face.bad_pixels
         self._object = object_
         self._rng = np.random.default_rng(seed)
+        steps_px = np.arange(-(FINE // 2), FINE // 2 + 1) / FINE
+        moves_px = np.stack(np.meshgrid(steps_px, steps_px, indexing="ij"), axis=-1)
+        n = geometry.frame_px
+        self._probes = shifted(probe, moves_px.reshape(-1, 2)).reshape(FINE + 1, FINE + 1, n, n)
 
     @property
     def frame_shape(self) -> tuple[int, int]:
@@ -127,35 +134,44 @@ class PhysicsSource:
     def frames(self, positions_um: np.ndarray, photons: float, first: int = 0) -> np.ndarray:
         """Expose one frame along each row of ``positions_um`` (B, K, 2); ``photons`` per frame in vacuum."""
         positions_um = np.asarray(positions_um, np.float64)
-        count, steps, _ = positions_um.shape
-        frames = np.empty((count, *self.frame_shape), np.uint16)
-        for start in range(0, count, BATCH):
-            part = positions_um[start : start + BATCH].reshape(-1, 2)
-            mean = self._intensities(part).reshape(-1, steps, *self.probe.shape).mean(axis=1)
-            frames[start : start + BATCH] = self.face.read(self._rng.poisson(photons * mean))
+        frames = np.empty((len(positions_um), *self.frame_shape), np.uint16)
+        for start in range(0, len(positions_um), BATCH):
+            part = slice(start, start + BATCH)
+            frames[part] = self.face.read(self._rng.poisson(photons * self.mean_intensities(positions_um[part])))
         return frames
+
+    def mean_intensities(self, positions_um: np.ndarray) -> np.ndarray:
+        """Mean patterns (B, N, N) along ``positions_um`` (B, K, 2) of a beam of unit power.
+
+        They are those of `core.optics.intensities`, with positions rounded to an eighth of a pixel.
+        """
+        count, steps, _ = positions_um.shape
+        n = self.probe.shape[-1]
+        fine = np.rint((positions_um.reshape(-1, 2) - self.origin_um) / self.pixel_size_um * FINE).astype(int)
+        whole = np.rint(fine / FINE).astype(int)
+        waves = self._probes[tuple((fine - FINE * whole).T + FINE // 2)]
+        for wave, corner in zip(waves, whole - n // 2, strict=True):
+            wave *= self._window(corner)
+        far = scipy.fft.fft2(waves, norm="ortho", overwrite_x=True)
+        power = (far.real**2 + far.imag**2).reshape(count, steps, n, n).mean(axis=1)
+        return scipy.fft.fftshift(power, axes=(-2, -1))
 
     def dark(self) -> np.ndarray:
         """Expose with the shutter closed."""
         return self.face.read(np.zeros((1, *self.probe.shape)))[0]
 
-    def _intensities(self, positions_um: np.ndarray) -> np.ndarray:
-        centres_px = (positions_um - self.origin_um) / self.pixel_size_um
+    def _window(self, corner: np.ndarray) -> np.ndarray:
+        """The part of the sample in the field whose top-left pixel is ``corner``."""
         n = self.probe.shape[-1]
-        whole = np.rint(centres_px).astype(int)
-        if np.all(whole >= n // 2) and np.all(whole <= np.array(self._object.shape) - n // 2):
-            return intensities(self._object, self.probe, centres_px)
-        return np.concatenate([self._with_vacuum(centre, corner) for centre, corner in zip(centres_px, whole - n // 2)])
-
-    def _with_vacuum(self, centre_px: np.ndarray, corner: np.ndarray) -> np.ndarray:
-        n = self.probe.shape[-1]
-        window = np.ones((n, n), np.complex64)
         low, high = np.clip([corner, corner + n], 0, self._object.shape)
-        if np.all(high > low):
-            seen = self._object[low[0] : high[0], low[1] : high[1]]
-            (top, left), (bottom, right) = low - corner, high - corner
+        seen = self._object[low[0] : high[0], low[1] : high[1]]
+        if seen.shape == (n, n):
+            return seen
+        window = np.ones((n, n), np.complex64)
+        (top, left), (bottom, right) = low - corner, high - corner
+        if seen.size:
             window[top:bottom, left:right] = seen
-        return intensities(window, self.probe, (centre_px - corner)[None])
+        return window
 
 
 class RecordedSource:

@@ -6,10 +6,9 @@ i + 1; pulses begin with element ``StartPulses`` and share out evenly the time u
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline
-from scipy.signal import lfilter
 
 MAX_POINTS = 20480
 MAX_PULSE_RATE_HZ = 2500
@@ -166,6 +165,8 @@ def _check_arrays(profile: Profile) -> None:
 
 def _commanded(profile: Profile, axes: tuple[Axis, Axis]) -> tuple[np.ndarray, np.ndarray]:
     """Sample the planned path: (M,) s and (M, 2) um; velocities at points are averages of both sides."""
+    from scipy.interpolate import CubicHermiteSpline
+
     points, times = profile.points_um, profile.times_s[:-1]
     steps = np.diff(points, axis=0)
     velocity = np.empty_like(points)
@@ -188,7 +189,7 @@ def _commanded(profile: Profile, axes: tuple[Axis, Axis]) -> tuple[np.ndarray, n
     return np.concatenate([moving_s, tail_s]), commanded
 
 
-def _check_motion(path: CubicHermiteSpline, time_s: np.ndarray, axes: tuple[Axis, Axis]) -> None:
+def _check_motion(path: Any, time_s: np.ndarray, axes: tuple[Axis, Axis]) -> None:
     where, speed, acceleration = path(time_s), np.abs(path(time_s, 1)), np.abs(path(time_s, 2))
     for index, axis in enumerate(axes):
         low, high = where[:, index].min(), where[:, index].max()
@@ -212,6 +213,8 @@ def _check_motion(path: CubicHermiteSpline, time_s: np.ndarray, axes: tuple[Axis
 
 def _follow(time_s: np.ndarray, commanded_um: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Where a stage with lag and jitter really goes."""
+    from scipy.signal import lfilter
+
     grain_s = time_s[1] - time_s[0]
     keep = np.exp(-grain_s / SERVO_LAG_S)
     start = commanded_um[:1]

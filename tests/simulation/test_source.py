@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bluesky_ptychonn.core.optics import Geometry, far_field, zone_plate_probe
+from bluesky_ptychonn.core.optics import Geometry, far_field, intensities, zone_plate_probe
 from bluesky_ptychonn.simulation.sample import make_sample
 from bluesky_ptychonn.simulation.source import NO_DATA, PhysicsSource, RecordedSource
 
@@ -41,6 +41,20 @@ def test_beam_centre_is_off_the_middle_and_true():
     assert eye.beam_center_px == (61, 66)
     good = ~eye.bad_pixels
     assert np.corrcoef(frame[good], expected[good])[0, 1] > 0.99
+
+
+def test_intensities_are_those_of_the_forward_model(rng):
+    """The fast path of the simulation equals the one forward model, summed over the motion."""
+    eye = source()
+    eighth_um = eye.pixel_size_um / 8
+    whole, part = rng.integers(150, 190, size=(3, 5, 2)), rng.integers(-3, 4, size=(3, 5, 2))
+    path_um = eye.origin_um + eighth_um * (8 * whole + part)
+
+    fast = eye.mean_intensities(path_um)
+
+    centres_px = (path_um.reshape(-1, 2) - eye.origin_um) / eye.pixel_size_um
+    model = intensities(eye.object, PROBE, centres_px).reshape(3, 5, 128, 128).mean(axis=1)
+    np.testing.assert_allclose(fast, model, atol=1e-5 * model.max())
 
 
 def test_counts_follow_the_dose():
