@@ -12,7 +12,7 @@ from event_model import compose_stream_resource
 from bluesky_ptychonn.core.request import ScanRequest
 from bluesky_ptychonn.devices.eiger_base import StagedEiger
 from bluesky_ptychonn.devices.eiger_pvs import UNKNOWN
-from bluesky_ptychonn.devices.waiting import WorkStatus, address, answering, in_background, wait_until
+from bluesky_ptychonn.devices.waiting import WorkStatus, address, in_background, wait_until
 
 FRAMES = "/entry/data/data"
 ATTRIBUTES = "/entry/instrument/NDAttributes"
@@ -38,10 +38,12 @@ class Eiger(StagedEiger):
         super().__init__(prefix, name=name, **kwargs)
         self._request: ScanRequest | None = None
         self._file = Path()
+        self._shape = (0, 0)
         self._chunk = 1
         self._streams: list[Any] = []
         self._collected = 0
         self._works: list[WorkStatus] = []
+        self._armed = self._ended = False
 
     def prepare(self, request: ScanRequest) -> WorkStatus:
         """Set exposure, triggers and file for this request, and open the file plugin."""
@@ -50,7 +52,9 @@ class Eiger(StagedEiger):
     def _prepare(self, request: ScanRequest) -> None:
         cam, hdf = self.cam, self.hdf1
         self._request, self._streams, self._collected = request, [], 0
+        self._armed = self._ended = False
         self.counters.triggers_sent.put(0)
+        self._shape = self._frame_shape()
         self._chunk = max(1, min(math.ceil(BLOCK_S / request.dwell_s), request.points, 1024))
         file_name = f"{self.name}_{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4().hex[:8]}"
         for signal, value in (
@@ -88,6 +92,7 @@ class Eiger(StagedEiger):
 
     def _arm(self) -> None:
         cam = self.cam
+        self._armed = True
         cam.acquire.put(1)
         wait_until(
             lambda: cam.armed.get() == 1 and cam.acquire.get() == 1,
@@ -123,14 +128,18 @@ class Eiger(StagedEiger):
         return int(self.cam.num_images_counter.get()) + self._losses()["lost_in_detector"]
 
     def complete(self) -> WorkStatus:
-        """Done when every frame has come and is written; fails when frames stay away."""
+        """Done when every frame has come and is written; fails when frames stay away.
+
+        After `stop`, done when what has come is written.
+        """
         return self._begin("frames", self._complete)
 
     def _complete(self, status: WorkStatus) -> None:
         planned = self._request.points if self._request else 0
         seen, changed_at = -1, time.monotonic()
-        while not status.stopped.is_set():
+        while not (status.stopped.is_set() or self._ended):
             now = self._seen()
+            self.counters.written.put(int(self.hdf1.num_captured.get()))  # what is known if the IOC dies
             status.report(now, planned, "frames")
             if now >= planned:
                 break
@@ -168,9 +177,10 @@ class Eiger(StagedEiger):
 
     def stop(self, *, success: bool = False) -> None:
         """End what is running, disarm, do not wait. Harmless on an idle or dead detector."""
+        self._ended = True
         for work in self._works:
             work.stopped.set()
-        if answering(self.cam.acquire) and self.cam.acquire.get():
+        if self._alive() and self.cam.acquire.get():
             self.cam.acquire.put(0)
 
     def unstage(self) -> list[object]:
@@ -182,7 +192,7 @@ class Eiger(StagedEiger):
 
     def describe_collect(self) -> dict[str, Any]:
         """Data keys of the stream of frames, all of them external."""
-        shape = self._frame_shape()
+        shape = self._shape
         dtype = DTYPES.get(int(self.cam.bit_depth.get()), "<u4")
         source = f"PV:{self.prefix}"
         return {
@@ -220,15 +230,14 @@ class Eiger(StagedEiger):
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
         """Refer to the frames written since the last call."""
-        if answering(self.hdf1.num_captured):
+        if self._alive():
             self.counters.written.put(int(self.hdf1.num_captured.get()))
         written = self.get_index() if index is None else index
         if written <= self._collected:
             return
         if not self._streams:
-            shape = self._frame_shape()
             for key, dataset, chunk in (
-                (f"{self.name}_image", FRAMES, (self._chunk, *shape)),
+                (f"{self.name}_image", FRAMES, (self._chunk, *self._shape)),
                 (f"{self.name}_unique_id", f"{ATTRIBUTES}/NDArrayUniqueId", (self._chunk,)),
                 (f"{self.name}_time_stamp", f"{ATTRIBUTES}/NDArrayTimeStamp", (self._chunk,)),
             ):
@@ -251,11 +260,12 @@ class Eiger(StagedEiger):
 
     def _refresh_counters(self) -> None:
         counters = self.counters
-        alive = answering(self.cam.num_images_counter, self.pva1.dropped_arrays, self.hdf1.num_captured)
+        alive = self._alive()
         losses = self._losses() if alive and self._losses_before else {}
         for name in ("lost_in_detector", "lost_in_plugin", "lost_before_file"):
             getattr(counters, name).put(losses.get(name, UNKNOWN))
-        counters.driver_frames.put(int(self.cam.num_images_counter.get()) if alive else UNKNOWN)
+        counted = int(self.cam.num_images_counter.get()) if alive and self._armed else 0
+        counters.driver_frames.put(counted if alive else UNKNOWN)
         if alive:
             counters.written.put(int(self.hdf1.num_captured.get()))
 

@@ -228,12 +228,22 @@ class StagedEiger(Device):
         return [self]
 
     def _disarm(self) -> None:
-        if not answering(self.cam.acquire, self.hdf1.capture):
+        if not self._alive():
             raise TimeoutError(f"the IOC of {self.prefix} does not answer")
         for signal in (self.cam.acquire, self.hdf1.capture):
             if signal.get():
                 signal.put(0)
             wait_until(lambda signal=signal: signal.get() == 0, 5.0, lambda s=signal: f"{address(s)} stays on")
+
+    def _alive(self) -> bool:
+        """Whether the IOC answers, as far as is known; at most a second for what was never asked before."""
+        cam, hdf = self.cam, self.hdf1
+        try:
+            return answering(
+                cam.acquire, cam.num_images_counter, self.pva1.dropped_arrays, hdf.capture, hdf.num_captured
+            )
+        except TimeoutError:
+            return False
 
     def _loss_counters(self) -> dict[str, int]:
         return {

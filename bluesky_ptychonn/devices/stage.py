@@ -11,7 +11,7 @@ from ophyd import EpicsSignal, EpicsSignalRO
 from bluesky_ptychonn.core.request import ScanRequest
 from bluesky_ptychonn.core.trajectory import profile_points, to_mid_exposure
 from bluesky_ptychonn.devices.stage_base import LEAD_S, PositionedStage
-from bluesky_ptychonn.devices.waiting import WorkStatus, address, answering, in_background, put_checked, wait_until
+from bluesky_ptychonn.devices.waiting import WorkStatus, address, answering, put_checked, wait_until
 
 BUILD_S = 300.0
 TRIGGER_INDEX = "trigger_index"
@@ -35,7 +35,7 @@ class SpiralStage(PositionedStage):
         super().__init__(prefix, name=name, **kwargs)
         self._request: ScanRequest | None = None
         self._started_at = 0.0
-        self._executed = self._read_back = False
+        self._executed = self._read_back = self._ended = False
 
     def stage(self) -> list[object]:
         """Wait until motors and trajectory controller rest."""
@@ -62,7 +62,8 @@ class SpiralStage(PositionedStage):
 
     def prepare(self, request: ScanRequest) -> WorkStatus:
         """Build the trajectory of a fly scan; nothing moves."""
-        self._request, self._executed, self._read_back = request, False, False
+        self._request = request
+        self._executed = self._read_back = self._ended = False
         self._forget_counts()
         return self._begin("build", lambda status: self._build(request, status) if request.fly else None)
 
@@ -124,12 +125,12 @@ class SpiralStage(PositionedStage):
         self._started_at = time.time()
 
     def complete(self) -> WorkStatus:
-        """Done when the trajectory has ended and its positions are read back."""
+        """Done when the trajectory has ended and its positions are read back; after `stop` too."""
         return self._begin("trajectory", self._complete)
 
     def _complete(self, status: WorkStatus) -> None:
         profile, request = self.profile, self._request
-        if request is None or not request.fly:
+        if request is None or not self._executed:
             return
         points = request.points + 2
         deadline = time.monotonic() + 1.5 * request.points * request.dwell_s + 30.0
@@ -143,13 +144,13 @@ class SpiralStage(PositionedStage):
         if status.stopped.is_set():
             return
         status.report(points, points, "points")
-        if profile.execute_status.get() != "Success":
+        if profile.execute_status.get() != "Success" and not self._ended:
             raise RuntimeError(
                 f"{self.name}: the trajectory ended with {profile.execute_status.get()}: "
                 f"{profile.execute_message.get()}"
             )
         self._fetch(status)
-        if profile.readback_status.get() != "Success":
+        if profile.readback_status.get() != "Success" and not self._ended:
             raise RuntimeError(f"{self.name}: the controller has no positions: {profile.readback_message.get()}")
 
     def _fetch(self, status: WorkStatus) -> None:
@@ -159,6 +160,7 @@ class SpiralStage(PositionedStage):
 
     def stop(self, *, success: bool = False) -> None:
         """End motion at once, do not wait. Harmless on a resting or dead stage."""
+        self._ended = True
         for work in self._works:
             work.stopped.set()
         for motor in self._motors:
@@ -186,7 +188,7 @@ class SpiralStage(PositionedStage):
         return {**keys, TRIGGER_INDEX: index}
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Positions at mid exposure of the triggers so far, one page; also after an abort."""
+        """Positions at mid exposure of the triggers up to the end, one page; none before `complete`."""
         captured_um = self._captured_um()
         if not len(captured_um):
             return
@@ -202,10 +204,8 @@ class SpiralStage(PositionedStage):
 
     def _captured_um(self) -> np.ndarray:
         request, profile = self._request, self.profile
-        if request is None or not self._executed or not answering(profile.readbacks_y):
+        if request is None or not self._read_back or not answering(profile.readbacks_y):
             return np.empty((0, 2))
-        if not self._read_back:
-            in_background(self, "readback", self._fetch).wait(timeout=10)
         columns = [
             np.atleast_1d(signal.get())[: request.points] for signal in (profile.readbacks_y, profile.readbacks_x)
         ]
@@ -223,6 +223,8 @@ class SpiralStage(PositionedStage):
         return self._begin("counters", lambda status: self._refresh_counters())
 
     def _refresh_counters(self) -> None:
-        known = self._executed and answering(self.profile.actual_pulses)
-        self.counters.pulses.put(int(self.profile.actual_pulses.get()) if known else -1)
-        self.counters.trigger_slots.put(len(self._captured_um()) if known else -1)
+        flying = self._request is not None and self._request.fly
+        known = flying and answering(self.profile.actual_pulses)
+        pulses = int(self.profile.actual_pulses.get()) if known and self._executed else 0
+        self.counters.pulses.put(pulses if known else -1)
+        self.counters.trigger_slots.put(len(self._captured_um()) or pulses if known else -1)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from ophyd import Device, Signal, get_cl
+from ophyd.signal import ConnectionTimeoutError, ReadTimeoutError
 from ophyd.status import DeviceStatus
+from ophyd.utils import DisconnectedError
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,17 @@ class WorkStatus(DeviceStatus):
             watcher(**(self._latest or {"name": self._label}))
 
 
+def _understandable(error: Exception, what: str) -> Exception:
+    """A lost connection in words, whichever of the Channel Access layers noticed it."""
+    from epics.ca import ChannelAccessException
+
+    if not isinstance(error, (ChannelAccessException, ConnectionTimeoutError, ReadTimeoutError, DisconnectedError)):
+        return error
+    lost = TimeoutError(f"{what}: the connection to its IOC was lost, or it does not answer ({error})")
+    lost.__cause__ = error
+    return lost
+
+
 def in_background(device: Device, label: str, work: Callable[[WorkStatus], None]) -> WorkStatus:
     """Run blocking work in a thread; its end is the status's end, its exception the status's failure.
 
@@ -125,7 +138,7 @@ def in_background(device: Device, label: str, work: Callable[[WorkStatus], None]
                 logger.info("%s of %s ended early: %s", label, device.name, error)
                 status.set_finished()
             else:
-                status.set_exception(error)
+                status.set_exception(_understandable(error, f"{device.name} ({label})"))
         else:
             status.set_finished()
 

@@ -92,8 +92,12 @@ def stop_all(devices: list[Any]) -> MsgGenerator[None]:
 
 def reason_of(error: BaseException) -> str:
     """What a person should read: the device's message, not that of the status which carried it."""
+    if isinstance(error, RunEngineControlException):
+        exit_status = getattr(error, "exit_status", "")
+        return {"abort": "aborted by the user", "success": "stopped by the user"}.get(exit_status, str(error))
     cause = error.__cause__ if isinstance(error, FailedStatus) and error.__cause__ else error
-    return str(cause) or type(cause).__name__
+    text = str(cause) or type(cause).__name__
+    return f"{text}; is its IOC running?" if isinstance(cause, TimeoutError) and "connect" in text else text
 
 
 class Note:

@@ -1,6 +1,7 @@
 """Ptychography scans."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -95,7 +96,7 @@ def spiral_ptycho_scan(
         defaults = detector.ptycho_block()  # type: ignore[attr-defined]
         location = yield from bps.locate(stage)  # type: ignore[arg-type]
     except TimeoutError as error:
-        raise RuntimeError(f"{error}; is its IOC running, and does EPICS_CA_ADDR_LIST reach it?") from error
+        raise RuntimeError(reason_of(error)) from error
     start_um = tuple(float(value) for value in location["setpoint"])
     request = ScanRequest(
         width_um=width_um,
@@ -119,8 +120,8 @@ def spiral_ptycho_scan(
             return (yield from scan.run({"plan_args": plan_args, **(md or {})}))
         except PausedInFlight:
             logger.warning("the paused fly scan begins anew, as a new run")
-        except FailedStatus as failure:
-            raise RuntimeError(reason_of(failure)) from failure.__cause__
+        except (FailedStatus, TimeoutError) as failure:
+            raise RuntimeError(reason_of(failure)) from failure
 
 
 class _Scan:
@@ -139,13 +140,20 @@ class _Scan:
         self.detector, self.stage, self.shutter, self.edge = detector, stage, shutter, edge
         self.monitors = monitors
         self._declared = False
+        self._closing: Any = None
         self.guard = PauseGuard(self._on_pause if request.fly else None)
 
     def _on_pause(self) -> None:
+        """Called while the RunEngine pauses a fly scan: nothing moves on, no frame is exposed any more."""
         self.stage.stop(success=True)
-        self.detector.stop(success=True)
         if self.shutter is not None:
-            self.shutter.set(CLOSE)
+            self._closing = self.shutter.set(CLOSE)
+        time.sleep(self._last_frame_s())
+        self.detector.stop(success=True)
+
+    def _last_frame_s(self) -> float:
+        """Time for the frame of the last trigger to come in."""
+        return min(self.request.exposure_s + 0.1, 0.5)
 
     def run(self, md: Mapping[str, Any]) -> MsgGenerator[str]:
         """Stage, record one run, and put everything back."""
@@ -174,6 +182,9 @@ class _Scan:
 
     def _close_shutter(self) -> MsgGenerator[None]:
         if self.shutter is not None:
+            deadline = time.monotonic() + SHUTTER_S
+            while self._closing is not None and not self._closing.done and time.monotonic() < deadline:
+                yield from bps.sleep(0.02)
             yield from bps.abs_set(self.shutter, CLOSE, group="shutter")
             yield from bps.wait("shutter", timeout=SHUTTER_S)
 
@@ -192,9 +203,14 @@ class _Scan:
             control = isinstance(error, RunEngineControlException)
             status = "abort" if paused else error.exit_status if control else "fail"  # type: ignore[attr-defined]
             yield from attempt("closing the shutter", self._close_shutter)
-            yield from stop_all([self.stage, self.detector])
+            yield from stop_all([self.stage])
+            yield from attempt("the last frame", lambda: bps.sleep(self._last_frame_s()))
+            yield from stop_all([self.detector])
             if self._declared:
-                yield from attempt("recording what was measured", self._collect)
+                for device in (self.stage, self.detector):
+                    yield from attempt(f"ending {device.name}", lambda device=device: bps.complete(device, wait=True))
+                yield from attempt("recording the frames", lambda: self._collect(self.detector))
+                yield from attempt("recording the positions", lambda: self._collect(self.stage))
             yield from attempt("recording the frame account", lambda: self._conclude(status))
             yield from bps.close_run(exit_status=status, reason=reason_of(error))
 
@@ -248,7 +264,8 @@ class _Scan:
         yield from bps.complete(self.stage, group="fly")
         yield from bps.complete(self.detector, group="fly")
         yield from guard.wait("fly")
-        yield from self._collect()
+        yield from self._collect(self.detector)
+        yield from self._collect(self.stage)
 
     def _step(self, uid: str) -> MsgGenerator[None]:
         guard, stage, detector = self.guard, self.stage, self.detector
@@ -276,10 +293,11 @@ class _Scan:
 
     # recording
 
-    def _collect(self) -> MsgGenerator[None]:
-        yield from bps.collect(self.detector, name="primary")
-        if self.request.fly:
-            yield from bps.collect(self.stage, name="positions")
+    def _collect(self, device: Any) -> MsgGenerator[None]:
+        if device is self.detector:
+            yield from bps.collect(device, name="primary")
+        elif self.request.fly:
+            yield from bps.collect(device, name="positions")
 
     def _conclude(self, outcome: str) -> MsgGenerator[None]:
         """Record and show what became of the frames."""
