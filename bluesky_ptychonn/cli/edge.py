@@ -1,0 +1,95 @@
+"""The streaming service: frames in over pvAccess, stitched phase out.
+
+It waits for the `run` message that the live callback sends at the start of each scan, and serves
+
+    PREFIXstitched PREFIXcoverage PREFIXfinal   images, for any EPICS viewer
+    PREFIXstats                                 account, rates, latency, model
+
+Ctrl-C ends it; scans go on and are recorded without it.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bluesky_ptychonn.cli.settings import add_settings_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_settings_option(parser)
+    parser.add_argument("--engine", choices=("auto", "openvino", "lift"), help="instead of edge.engine of the settings")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model store or version; default: the starter model")
+    parser.add_argument("--interface", default="", metavar="ADDRESS", help="address to bind; default: loopback")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    import signal
+    import threading
+
+    import numpy as np
+
+    from bluesky_ptychonn.cli.main import Problem
+    from bluesky_ptychonn.config import load_settings
+    from bluesky_ptychonn.edge.service import serve
+
+    settings = load_settings(options.settings)
+    settings.apply_epics_environment()
+    if settings.probe.file is None:
+        raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
+    probe = load_probe(settings.probe.file, settings.geometry.frame_px)
+    bad_pixels = settings.geometry.bad_pixels_file
+    engine = engine_of(settings, options.engine, options.model)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    version = engine.card.version if engine.card else "no model"
+    serve(
+        settings.edge.prefix,
+        engine,
+        probe,
+        np.load(bad_pixels).astype(bool) if bad_pixels else None,
+        interface=options.interface,
+        kept_bytes=settings.edge.kept_patches_mb << 20,
+        stop=stop,
+        on_ready=lambda: print(f"edge {settings.edge.prefix} serves ({engine.name}, {version})", flush=True),
+    )
+    return 0
+
+
+def engine_of(settings: Any, name: str | None = None, model: Path | None = None) -> Any:
+    """Engine of the settings, or another by its name; ``auto`` is the network on the CPU."""
+    from bluesky_ptychonn.engines.registry import open_engine
+
+    name = name or settings.edge.engine
+    return open_engine(
+        "openvino" if name == "auto" else name,
+        model or settings.edge.model,
+        max_batch=settings.edge.batch,
+        frame_px=settings.geometry.frame_px,
+    )
+
+
+def load_probe(path: Path, frame_px: int) -> Any:
+    """Probe from a ``.npy`` file.
+
+    Raises
+    ------
+    ValueError
+        If it is not a complex image of the frame's size, with finite values and some power.
+    """
+    import numpy as np
+
+    try:
+        probe = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise ValueError(f"probe.file = {path} cannot be read: {error}; give a .npy file") from error
+    if probe.shape != (frame_px, frame_px) or not np.iscomplexobj(probe):
+        raise ValueError(
+            f"probe.file = {path} holds {probe.dtype} of shape {probe.shape}; "
+            f"complex64 of ({frame_px}, {frame_px}) is needed (geometry.frame_px = {frame_px})"
+        )
+    if not np.isfinite(probe).all() or not np.abs(probe).any():
+        raise ValueError(f"probe.file = {path} holds values that are not finite, or only zeros; save the probe anew")
+    return probe.astype(np.complex64)

@@ -1,0 +1,97 @@
+"""A recorded scan through the same chain as a live one."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FPS = 500.0
+
+
+def stream_recorded(options: argparse.Namespace, state: Path) -> int:
+    """Stream a recorded scan from the detector IOC to the edge; picture and figures as for a simulated one."""
+    from tqdm import tqdm
+
+    from bluesky_ptychonn.cli.beamline import beamline_options
+    from bluesky_ptychonn.cli.demo import write_summary
+    from bluesky_ptychonn.cli.pictures import save_comparison
+    from bluesky_ptychonn.cli.services import Services
+    from bluesky_ptychonn.cli.stream import stream_frames
+    from bluesky_ptychonn.core.optics import Geometry
+    from bluesky_ptychonn.engines.offline import stitch_scan
+    from bluesky_ptychonn.engines.registry import open_engine
+
+    source = Path(options.source)
+    scan = read_scan(source)
+    with Services(state, catalog=False, engine=options.engine, say=_say, **beamline_options(options)) as services:
+        from bluesky_ptychonn.cli.edge import load_probe
+        from bluesky_ptychonn.core.stitch import Canvas
+        from bluesky_ptychonn.io.ntndarray import read_image
+        from bluesky_ptychonn.io.pva import PvaChannel
+
+        settings = services.settings
+        geometry = settings.geometry
+        optics = Geometry(geometry.energy_kev, geometry.distance_m, geometry.detector_pixel_um, geometry.frame_px)
+        pixel_um = options.pixel_size_nm * 1e-3 if options.pixel_size_nm else optics.pixel_size_um
+        positions_um = scan["positions_um"] if "positions_um" in scan else scan["positions_px"] * pixel_um
+        with tqdm(total=len(positions_um), desc="frames", unit="frame") as bar:
+            stats = stream_frames(
+                settings,
+                positions_um,
+                FPS,
+                pixel_size_um=pixel_um,
+                progress=lambda count: bar.update(count - bar.n),
+            )
+        live, where = read_image(PvaChannel(f"{settings.edge.prefix}final").get())
+        canvas = Canvas(live.shape, (where["origin_y_um"], where["origin_x_um"]), where["pixel_size_um"])
+        assert settings.probe.file is not None
+        probe = load_probe(settings.probe.file, geometry.frame_px)
+        lift = open_engine("lift", frame_px=geometry.frame_px)
+        lifted, coverage, _ = stitch_scan(lift, scan["patterns"], positions_um, probe, pixel_um, canvas)
+    seen = coverage > 0.02 * coverage.max()
+    name = f"network ({stats['model_version']}), live" if stats["model_version"] else "lift, live"
+    images = [("lift only", lifted), (name, live)]
+    caption = f"{source.name}: {stats['frames_stitched']} recorded frames at {stats['fps']:.0f} frames/s"
+    save_comparison(
+        options.output / "live.png",
+        [(title, np.where(seen, image, np.nan)) for title, image in images],
+        coverage,
+        pixel_um,
+        caption,
+    )
+    keys = ("frames_triggered", "frames_received", "frames_stitched", "frames_unpaired", "account", "model_version")
+    lost = sum(max(0, stats[f"frames_lost_{place}"]) for place in ("detector", "plugin", "wire"))
+    figures = {key: stats[key] for key in keys} | {"frames_lost": lost, "fps": round(stats["fps"], 1)}
+    figures |= {key: round(stats[key], 2) for key in ("latency_ms_p50", "latency_ms_p99")}
+    write_summary(options.output / "summary.json", figures | {"pixel_size_nm": pixel_um * 1e3})
+    _say(f"picture: {options.output / 'live.png'}")
+    return 0 if stats["account"] == "closed" else 1
+
+
+def read_scan(path: Path) -> dict[str, Any]:
+    """Arrays of a recorded scan.
+
+    Raises
+    ------
+    ValueError
+        If it lacks patterns, positions or a probe, or their numbers differ.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            scan = {name: file[name] for name in file}
+    except OSError as error:
+        raise ValueError(f"--source {path} cannot be read: {error}") from error
+    missing = [name for name in ("patterns", "probe") if name not in scan]
+    if missing or not {"positions_px", "positions_um"} & set(scan):
+        raise ValueError(
+            f"--source {path} holds {sorted(scan)}; needed are patterns, probe, and positions_px or positions_um"
+        )
+    positions = scan.get("positions_um", scan.get("positions_px"))
+    if len(positions) != len(scan["patterns"]):
+        raise ValueError(f"--source {path} holds {len(scan['patterns'])} patterns and {len(positions)} positions")
+    return scan
+
+
+def _say(text: str) -> None:
+    print(f"-- {text}", flush=True)

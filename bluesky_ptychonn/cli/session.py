@@ -1,0 +1,132 @@
+"""RunEngine, devices and callbacks of one beamline, wired from the settings; what a profile shows to its users."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_ptychonn.config import Settings
+
+CONNECT_S = 15.0
+
+
+@dataclass
+class Session:
+    """Everything a scan needs in one process.
+
+    Attributes
+    ----------
+    RE : bluesky.RunEngine
+    detector, stage, edge, shutter
+        Ophyd devices.
+    live : LiveImage
+        Arms the edge, keeps a picture of each run.
+    recorder : TiledRecorder or None
+        Writes documents to the catalog.
+    cat : tiled client or None
+        Catalog of runs.
+    """
+
+    RE: Any
+    detector: Any
+    stage: Any
+    edge: Any
+    shutter: Any
+    live: Any
+    recorder: Any
+    cat: Any
+
+    def close(self) -> None:
+        """Write what is queued; the end of the servers is then no news."""
+        from epics import ca
+
+        self.live.wait(CONNECT_S)
+        if self.recorder is not None:
+            self.recorder.close()
+        ca.replace_printf_handler(lambda _: None)
+
+
+def open_session(settings: Settings, *, progress: bool = True, catalog_timeout_s: float = 60.0) -> Session:
+    """Connect to the beamline of the settings.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its EPICS environment is set here, before the libraries are imported.
+    progress : bool
+        Show a progress bar on long waits.
+    catalog_timeout_s : float
+        Patience with the catalog.
+
+    Raises
+    ------
+    TimeoutError
+        If a device does not connect; the message names its PVs.
+    ConnectionError
+        If the catalog does not answer.
+    """
+    settings.apply_epics_environment()
+    from bluesky import RunEngine
+    from bluesky.utils import ProgressBarManager
+
+    from bluesky_ptychonn.callbacks.live import LiveImage
+    from bluesky_ptychonn.callbacks.record import TiledRecorder
+    from bluesky_ptychonn.cli.catalog import open_catalog
+
+    detector, stage, edge, shutter = make_devices(settings)
+    for device in (detector, stage, shutter):
+        device.wait_for_connection(timeout=CONNECT_S)
+    cat = open_catalog(settings, timeout_s=catalog_timeout_s) if settings.catalog.uri else None
+    RE = RunEngine()
+    live = LiveImage(settings.edge.prefix, settings.scan.picture_directory)
+    RE.subscribe(live)
+    recorder = TiledRecorder(cat, settings.catalog.backup_directory) if cat is not None else None
+    if recorder is not None:
+        RE.subscribe(recorder)
+    if progress:
+        RE.waiting_hook = ProgressBarManager()
+    return Session(RE, detector, stage, edge, shutter, live, recorder, cat)
+
+
+def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
+    """Detector, stage, edge and shutter of the settings, not yet connected."""
+    from ophyd import EpicsSignal
+
+    from bluesky_ptychonn.devices.edge import Edge
+    from bluesky_ptychonn.devices.eiger import Eiger
+    from bluesky_ptychonn.devices.stage import SpiralStage
+
+    beamline, geometry = settings.beamline, settings.geometry
+    detector = Eiger(beamline.detector_prefix, name="detector")
+    detector.file_directory.put(str(beamline.data_directory))
+    detector.stream_clock.put(beamline.stream_clock)
+    for name, value in {
+        "energy_kev": geometry.energy_kev,
+        "distance_m": geometry.distance_m,
+        "detector_pixel_um": geometry.detector_pixel_um,
+        "crop_px": geometry.frame_px,
+        "beam_center_y_px": geometry.beam_center_px[0],
+        "beam_center_x_px": geometry.beam_center_px[1],
+        "orientation": geometry.orientation,
+        "probe_diameter_um": probe_diameter_of(settings),
+    }.items():
+        getattr(detector.geometry, name).put(value)
+    edge = Edge(settings.edge.prefix, name="edge")
+    edge.arm_timeout_s.put(settings.scan.arm_timeout_s)
+    return (
+        detector,
+        SpiralStage(beamline.stage_prefix, name="stage"),
+        edge,
+        EpicsSignal(beamline.shutter_pv, name="shutter", string=True),
+    )
+
+
+def probe_diameter_of(settings: Settings) -> float:
+    """Diameter of the probe in the settings (90 % of its power), um."""
+    from bluesky_ptychonn.cli.edge import load_probe
+    from bluesky_ptychonn.cli.main import Problem
+    from bluesky_ptychonn.core.optics import Geometry, probe_diameter_um
+
+    geometry = settings.geometry
+    if settings.probe.file is None:
+        raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
+    optics = Geometry(geometry.energy_kev, geometry.distance_m, geometry.detector_pixel_um, geometry.frame_px)
+    return probe_diameter_um(load_probe(settings.probe.file, geometry.frame_px), optics.pixel_size_um)
