@@ -1,4 +1,4 @@
-"""Start and end the simulated beamline: a detector IOC and a stage IOC on free loopback ports."""
+"""Start and end the simulated beamline: detector IOC, stage IOC and CA repeater on free loopback ports."""
 
 import json
 import os
@@ -18,12 +18,18 @@ from bluesky_ptychonn.simulation.cable import FIFO_NAME
 from bluesky_ptychonn.simulation.names import DETECTOR, SHUTTER, STAGE
 
 FILE_NAME = "beamline.json"
-PROCESSES = ("detector", "stage")
+MODULES = {
+    name: f"bluesky_ptychonn.simulation.{module}"
+    for name, module in {"repeater": "repeater", "detector": "detector_ioc", "stage": "stage_ioc"}.items()
+}
+PROCESSES = tuple(MODULES)
 PORTS = range(20_000, 30_000)
 """Below what systems hand out to clients, so that a port found free stays free."""
 LOOPBACK = {
     "EPICS_CA_AUTO_ADDR_LIST": "NO",
     "EPICS_CA_MAX_ARRAY_BYTES": "100000000",
+    "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
+    "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
     "EPICS_CAS_INTF_ADDR_LIST": "127.0.0.1",
     "EPICS_PVA_ADDR_LIST": "127.0.0.1",
     "EPICS_PVA_AUTO_ADDR_LIST": "NO",
@@ -62,9 +68,10 @@ class Beamline:
     @property
     def env(self) -> dict[str, str]:
         """EPICS environment of clients, and of further PVA servers on this beamline."""
-        addresses = " ".join(f"127.0.0.1:{self.ports[name]}" for name in PROCESSES)
-        search = str(self.ports["pva_search"])
+        addresses = " ".join(f"127.0.0.1:{self.ports[name]}" for name in ("detector", "stage"))
+        search, repeater = str(self.ports["pva_search"]), str(self.ports["repeater"])
         shared = {"EPICS_PVA_BROADCAST_PORT": search, "EPICS_PVAS_BROADCAST_PORT": search}
+        shared |= {"EPICS_CA_REPEATER_PORT": repeater, "EPICS_CAS_BEACON_PORT": repeater}
         return {"EPICS_CA_ADDR_LIST": addresses, **LOOPBACK, **shared}
 
     def alive(self) -> dict[str, bool]:
@@ -96,10 +103,9 @@ class Beamline:
         own = {"EPICS_CAS_SERVER_PORT": port, "EPICS_CA_SERVER_PORT": port}
         own |= {"EPICS_PVA_SERVER_PORT": pva, "EPICS_PVAS_SERVER_PORT": pva}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        module = f"bluesky_ptychonn.simulation.{name}_ioc"
         with (self.directory / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", module, str(self.directory), *self.arguments[name]],
+                [sys.executable, "-m", MODULES[name], str(self.directory), *self.arguments[name]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -117,7 +123,7 @@ class Beamline:
                 code = self._children[name].poll()
                 if code is not None or time.monotonic() > end_s:
                     what = f"ended with {code}" if code is not None else f"not ready within {timeout_s} s"
-                    raise BeamlineError(f"{name} IOC: {what}; its log says:\n{self._tail(name)}")
+                    raise BeamlineError(f"{name}: {what}; its log says:\n{self._tail(name)}")
                 time.sleep(0.05)
             if name == "detector":
                 self.detector = json.loads(ready.read_text())
@@ -212,8 +218,9 @@ def start(
         "seed": seed,
     }
     detector = [f"--{name}={value}" for name, value in options.items()]
-    ports = dict(zip((*PROCESSES, "pva", "pva_search"), free_ports(4)))
-    beamline = Beamline(directory, {"detector": detector, "stage": []}, ports)
+    servers: list[str] = [*PROCESSES, "pva", "pva_search"]
+    ports = dict(zip(servers, free_ports(len(servers))))
+    beamline = Beamline(directory, {"repeater": [], "detector": detector, "stage": []}, ports)
     try:
         for name in PROCESSES:
             beamline._spawn(name)
@@ -277,7 +284,7 @@ def _is_ours(pid: int, name: str, directory: Path) -> bool:
             words = command.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             return False
-        return f"bluesky_ptychonn.simulation.{name}_ioc" in words and str(directory) in words
+        return MODULES[name] in words and str(directory) in words
     try:
         os.kill(pid, 0)
     except OSError:

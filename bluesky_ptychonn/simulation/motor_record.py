@@ -23,6 +23,9 @@ IDLE_TICK_S = 1.0
 SETTLE_S = 0.002
 
 
+make_record: Any = pvproperty  # its annotations ask for callbacks of any PVGroup
+
+
 class Motor(PVGroup):
     """One axis; puts to VAL complete when the motion ends.
 
@@ -32,18 +35,6 @@ class Motor(PVGroup):
     axis : int
         0 is y, 1 is x.
     """
-
-    record = pvproperty(
-        value=0.0,
-        name="",
-        record="motor",
-        precision=4,
-        units="um",
-        lower_ctrl_limit=LOW_UM,
-        upper_ctrl_limit=HIGH_UM,
-        lower_disp_limit=LOW_UM,
-        upper_disp_limit=HIGH_UM,
-    )
 
     def __init__(self, *args: Any, stage: Stage, axis: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,8 +59,7 @@ class Motor(PVGroup):
             NAMES[self.axis],
         )
 
-    @record.startup
-    async def record(self, instance: Any, async_lib: Any) -> None:
+    async def _start(self, instance: Any, async_lib: Any) -> None:
         f = self.fields
         starts = {
             f.user_high_limit: HIGH_UM,
@@ -97,8 +87,7 @@ class Motor(PVGroup):
             await self.post()
             await async_lib.library.sleep(IDLE_TICK_S)
 
-    @record.putter
-    async def record(self, instance: Any, value: float) -> None:
+    async def _put(self, instance: Any, value: float) -> None:
         f = self.fields
         outside = not f.user_low_limit.value <= value <= f.user_high_limit.value
         await f.limit_violation.write(int(outside))
@@ -107,6 +96,20 @@ class Motor(PVGroup):
         await instance.write(value, verify_value=False)
         await self.move_to(value)
         raise SkipWrite
+
+    record: Any = make_record(
+        value=0.0,
+        name="",
+        startup=_start,
+        put=_put,
+        record="motor",
+        precision=4,
+        units="um",
+        lower_ctrl_limit=LOW_UM,
+        upper_ctrl_limit=HIGH_UM,
+        lower_disp_limit=LOW_UM,
+        upper_disp_limit=HIGH_UM,
+    )
 
     async def move_to(self, target_um: float, velocity_um_s: float | None = None) -> None:
         """Move and wait for the end; a later move or a stop ends it early."""

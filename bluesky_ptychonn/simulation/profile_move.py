@@ -15,16 +15,29 @@ from bluesky_ptychonn.simulation.trajectory import MAX_POINTS, Profile, ProfileE
 DETECTOR_PATIENCE_S = 300
 
 
-def _choice(*choices: str, name: str = "") -> Any:
-    return pvproperty(value=choices[0], enum_strings=list(choices), dtype=ChannelType.ENUM, name=name)
+ENUM: Any = ChannelType.ENUM  # caproto's annotations know only its classes
+CHAR: Any = ChannelType.CHAR
+DOUBLE: Any = ChannelType.DOUBLE
+
+
+def _choice(*choices: str, name: str = "", put: Any = None) -> Any:
+    return pvproperty(value=choices[0], enum_strings=list(choices), dtype=ENUM, name=name, put=put)
 
 
 def _text(name: str) -> Any:
-    return pvproperty(value="", dtype=ChannelType.CHAR, max_length=256, name=name)
+    return pvproperty(value="", dtype=CHAR, max_length=256, name=name)
+
+
+def _whole(name: str, value: int = 0) -> Any:
+    return pvproperty(value=value, name=name)
+
+
+def _real(name: str, value: float) -> Any:
+    return pvproperty(value=value, name=name, precision=6)
 
 
 def _array(name: str) -> Any:
-    return pvproperty(value=[0.0], dtype=ChannelType.DOUBLE, max_length=MAX_POINTS, name=name)
+    return pvproperty(value=[0.0], dtype=DOUBLE, max_length=MAX_POINTS, name=name)
 
 
 class ProfileMove(PVGroup):
@@ -39,18 +52,36 @@ class ProfileMove(PVGroup):
         State directory; trajectories are left here for the detector.
     """
 
-    num_points = pvproperty(value=2, name="NumPoints")
-    num_axes = pvproperty(value=2, name="NumAxes")
-    num_pulses = pvproperty(value=0, name="NumPulses")
-    start_pulses = pvproperty(value=1, name="StartPulses")
-    end_pulses = pvproperty(value=1, name="EndPulses")
-    actual_pulses = pvproperty(value=0, name="NumActualPulses")
-    current_point = pvproperty(value=0, name="CurrentPoint")
+    # Commands. A put completes with the command, as of a busy record.
+
+    async def _put_build(self, instance: Any, value: str) -> None:
+        await self._busy(instance, value, "Build", self._build)
+
+    async def _put_execute(self, instance: Any, value: str) -> None:
+        await self._busy(instance, value, "Execute", self._execute)
+
+    async def _put_readback(self, instance: Any, value: str) -> None:
+        await self._busy(instance, value, "Readback", self._readback)
+
+    async def _put_abort(self, instance: Any, value: str) -> None:
+        if value == "Abort":
+            self._abort_requested = True
+            if self._player is not None:
+                self._player.abort()
+        raise SkipWrite
+
+    num_points = _whole("NumPoints", 2)
+    num_axes = _whole("NumAxes", 2)
+    num_pulses = _whole("NumPulses", 0)
+    start_pulses = _whole("StartPulses", 1)
+    end_pulses = _whole("EndPulses", 1)
+    actual_pulses = _whole("NumActualPulses", 0)
+    current_point = _whole("CurrentPoint", 0)
     time_mode = _choice("Fixed", "Array", name="TimeMode")
-    fixed_time = pvproperty(value=1.0, name="FixedTime", precision=6)
+    fixed_time = _real("FixedTime", 1.0)
     times = _array("Times")
     move_mode = _choice("Absolute", "Relative", name="MoveMode")
-    acceleration = pvproperty(value=0.5, name="Acceleration", precision=4)
+    acceleration = _real("Acceleration", 0.5)
     use_1 = _choice("No", "Yes", name="M1UseAxis")
     use_2 = _choice("No", "Yes", name="M2UseAxis")
     positions_1 = _array("M1Positions")
@@ -59,19 +90,19 @@ class ProfileMove(PVGroup):
     readbacks_2 = _array("M2Readbacks")
     errors_1 = _array("M1FollowingErrors")
     errors_2 = _array("M2FollowingErrors")
-    build_command = _choice("Done", "Build", name="Build")
+    build_command = _choice("Done", "Build", name="Build", put=_put_build)
     build_state = _choice("Done", "Busy", name="BuildState")
     build_status = _choice("Undefined", "Success", "Failure", name="BuildStatus")
     build_message = _text("BuildMessage")
-    execute_command = _choice("Done", "Execute", name="Execute")
+    execute_command = _choice("Done", "Execute", name="Execute", put=_put_execute)
     execute_state = _choice("Done", "Move start", "Executing", "Flyback", name="ExecuteState")
     execute_status = _choice("Undefined", "Success", "Failure", "Abort", "Timeout", name="ExecuteStatus")
     execute_message = _text("ExecuteMessage")
-    readback_command = _choice("Done", "Readback", name="Readback")
+    readback_command = _choice("Done", "Readback", name="Readback", put=_put_readback)
     readback_state = _choice("Done", "Busy", name="ReadbackState")
     readback_status = _choice("Undefined", "Success", "Failure", name="ReadbackStatus")
     readback_message = _text("ReadbackMessage")
-    abort_command = _choice("Done", "Abort", name="Abort")
+    abort_command = _choice("Done", "Abort", name="Abort", put=_put_abort)
 
     def __init__(
         self, *args: Any, stage: Stage, motors: tuple[Motor, Motor], directory: Path, suppress: Any, **kwargs: Any
@@ -83,28 +114,6 @@ class ProfileMove(PVGroup):
         self._player: Player | None = None
         self._abort_requested = False
         self._builds = 0
-
-    # Commands. A put completes with the command, as of a busy record.
-
-    @build_command.putter
-    async def build_command(self, instance: Any, value: str) -> None:
-        await self._busy(instance, value, "Build", self._build)
-
-    @execute_command.putter
-    async def execute_command(self, instance: Any, value: str) -> None:
-        await self._busy(instance, value, "Execute", self._execute)
-
-    @readback_command.putter
-    async def readback_command(self, instance: Any, value: str) -> None:
-        await self._busy(instance, value, "Readback", self._readback)
-
-    @abort_command.putter
-    async def abort_command(self, instance: Any, value: str) -> None:
-        if value == "Abort":
-            self._abort_requested = True
-            if self._player is not None:
-                self._player.abort()
-        raise SkipWrite
 
     async def _busy(self, instance: Any, value: str, start: str, action: Any) -> None:
         if value == start and self._idle():

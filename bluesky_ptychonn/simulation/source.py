@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.fft
@@ -108,12 +108,12 @@ class PhysicsSource:
     """
 
     def __init__(self, object_: np.ndarray, probe: np.ndarray, geometry: Geometry, seed: int = 0) -> None:
-        self.probe = probe
+        self.probe: np.ndarray | None = probe
         self.pixel_size_um = geometry.pixel_size_um
         self.origin_um = -self.pixel_size_um * (np.array(object_.shape) // 2)
         self.face = DetectorFace.of(geometry.frame_px, seed)
         self.beam_center_px = self.face.beam_center_px
-        self.stamp_pixel = (0, self.face.gap_columns[0])
+        self.stamp_pixel: tuple[int, int] | None = (0, self.face.gap_columns[0])
         self.bad_pixels = self.face.bad_pixels
         self._object = object_
         self._rng = np.random.default_rng(seed)
@@ -146,23 +146,23 @@ class PhysicsSource:
         They are those of `core.optics.intensities`, with positions rounded to an eighth of a pixel.
         """
         count, steps, _ = positions_um.shape
-        n = self.probe.shape[-1]
+        n = self.frame_shape[0]
         fine = np.rint((positions_um.reshape(-1, 2) - self.origin_um) / self.pixel_size_um * FINE).astype(int)
         whole = np.rint(fine / FINE).astype(int)
         waves = self._probes[tuple((fine - FINE * whole).T + FINE // 2)]
         for wave, corner in zip(waves, whole - n // 2, strict=True):
             wave *= self._window(corner)
-        far = scipy.fft.fft2(waves, norm="ortho", overwrite_x=True)
+        far: Any = scipy.fft.fft2(waves, norm="ortho", overwrite_x=True)
         power = (far.real**2 + far.imag**2).reshape(count, steps, n, n).mean(axis=1)
         return scipy.fft.fftshift(power, axes=(-2, -1))
 
     def dark(self) -> np.ndarray:
         """Expose with the shutter closed."""
-        return self.face.read(np.zeros((1, *self.probe.shape)))[0]
+        return self.face.read(np.zeros((1, *self.frame_shape)))[0]
 
     def _window(self, corner: np.ndarray) -> np.ndarray:
         """The part of the sample in the field whose top-left pixel is ``corner``."""
-        n = self.probe.shape[-1]
+        n = self.frame_shape[0]
         low, high = np.clip([corner, corner + n], 0, self._object.shape)
         seen = self._object[low[0] : high[0], low[1] : high[1]]
         if seen.shape == (n, n):
@@ -202,14 +202,15 @@ class RecordedSource:
                 invalid = patterns == np.iinfo(patterns.dtype).max
             patterns = np.where(invalid, NO_DATA, np.minimum(patterns, NO_DATA - 1)).astype(np.uint16)
         self._patterns = patterns
-        self.probe = None if probe is None else (probe / np.linalg.norm(probe)).astype(np.complex64)
+        self.probe: np.ndarray | None = None if probe is None else (probe / np.linalg.norm(probe)).astype(np.complex64)
         self.beam_center_px = (patterns.shape[1] // 2, patterns.shape[2] // 2)
-        self.stamp_pixel = None
+        self.stamp_pixel: tuple[int, int] | None = None
         self.bad_pixels = np.zeros(patterns.shape[1:], bool)
 
     @property
     def frame_shape(self) -> tuple[int, int]:
-        return self._patterns.shape[1:]
+        rows, columns = self._patterns.shape[1:]
+        return rows, columns
 
     def frames(self, positions_um: np.ndarray, photons: float, first: int = 0) -> np.ndarray:
         """Return the next frames of the record; position and photons are those of the record."""

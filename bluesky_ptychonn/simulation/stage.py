@@ -163,7 +163,7 @@ class Player:
     def position_um(self, now_s: float) -> np.ndarray:
         """True position (y, x), um."""
         now_s = now_s if self._stopped_s is None else min(now_s, self._stopped_s)
-        return self.trajectory.motion.at(np.float64(now_s - self._begin_s))
+        return self.trajectory.motion.at(np.array(now_s - self._begin_s))
 
 
 def limits(low_um: float, high_um: float, max_velocity_um_s: float, acceleration_s: float, name: str) -> Axis:

@@ -24,10 +24,13 @@ from bluesky_ptychonn.simulation.stage import Stage
 READY_NAME = "stage.ready"
 
 
+LONG: Any = ChannelType.LONG
+
+
 class Faults(PVGroup):
     """What can be made to go wrong."""
 
-    suppress = pvproperty(value=[-1], dtype=ChannelType.LONG, max_length=256, name="SuppressTrigger")
+    suppress = pvproperty(value=[-1], dtype=LONG, max_length=256, name="SuppressTrigger")
 
 
 def records(stage: Stage, directory: Path) -> dict[str, Any]:
