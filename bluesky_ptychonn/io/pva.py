@@ -4,8 +4,9 @@ pvapy's own ``Channel.get`` waits for ever on a server that hangs; its timeout c
 request has one deadline, and a lost server is a `TimeoutError`.
 """
 
+import ctypes
 import threading
-import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,15 @@ _NUMPY_TYPES = {
     "FLOAT": "f4",
     "DOUBLE": "f8",
 }
+
+_idle: dict[str, list[Any]] = {}
+"""Channels nobody uses. pvapy takes a second to destroy one that has asked anything, and stops every thread for it."""
+_idle_lock = threading.Lock()
+
+
+def _retire(name: str, channel: Any) -> None:
+    with _idle_lock:
+        _idle.setdefault(name, []).append(channel)
 
 
 def as_pva(kind: Any, value: Any) -> Any:
@@ -98,14 +108,24 @@ class PvaChannel:
     def __init__(self, name: str, timeout_s: float = 2.0) -> None:
         self.name = name
         self.timeout_s = timeout_s
-        self._monitored = False
-        self._channel = self._open()
+        self._channel: Any = None
+        self._was_connected = False
+        self._monitor: Any = None
 
     def _open(self) -> Any:
         import pvaccess
 
-        channel = pvaccess.Channel(self.name)
+        with _idle_lock:
+            idle = _idle.get(self.name, [])
+            channel = next((channel for channel in idle if channel.isConnected()), None)
+            if channel is not None:
+                idle.remove(channel)
+        if channel is None:
+            channel = pvaccess.Channel(self.name)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(channel))  # never destroyed, not even at the exit
         channel.setTimeout(self.timeout_s)
+        self._was_connected = False
+        weakref.finalize(self, _retire, self.name, channel).atexit = False
         return channel
 
     def get(self, field: str = "") -> dict[str, Any]:
@@ -151,39 +171,35 @@ class PvaChannel:
         The server need not be there yet. The first update, and the first after each reconnection, is the present value:
         an empty one, or the last of an earlier run. Do not keep the PvObject; its arrays may be kept.
         """
+        import pvaccess
+
+        self.close()
+        self._monitor = pvaccess.Channel(self.name)  # of its own: nothing queued for an earlier one can come
         if on_connection is not None:
-            self._channel.setConnectionCallback(on_connection)
-        self._channel.monitor(callback, f"record[queueSize={queue_size}]field({field})")
-        self._monitored = True
+            self._monitor.setConnectionCallback(on_connection)
+        self._monitor.monitor(callback, f"record[queueSize={queue_size}]field({field})")
 
     @property
     def connected(self) -> bool:
         """Whether the server answers, as far as is known without asking."""
-        return bool(self._channel.isConnected())
+        channel = self._monitor or self._channel
+        return channel is not None and bool(channel.isConnected())
 
     @property
     def overruns(self) -> int:
         """Events in which the monitor's queue was too short; one event may hide several updates."""
-        return int(self._channel.getMonitorCounters().get("nOverruns", 0)) if self._monitored else 0
-
-    def wait_connected(self, timeout_s: float) -> bool:
-        """Wait until a monitored channel is connected, at most this long."""
-        deadline = time.monotonic() + timeout_s
-        while not self.connected and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self.connected
+        return int(self._monitor.getMonitorCounters().get("nOverruns", 0)) if self._monitor is not None else 0
 
     def close(self) -> None:
         """End the monitor; the channel may be used again."""
-        if self._monitored:
-            self._channel.stopMonitor()
-            self._monitored = False
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.stopMonitor()
 
     def _ask(self, what: str, descriptor: str, *message: Any) -> Any:
-        if (
-            not self._monitored and not self.connected
-        ):  # a channel which lost its server comes back late, a fresh one at once
-            self._channel = self._open()
+        if self._channel is None or (self._was_connected and not self._channel.isConnected()):
+            self._channel = self._open()  # one that lost its server comes back late, a fresh one at once
+        self._was_connected |= self._channel.isConnected()
         request = self._channel.asyncPut if message else self._channel.asyncGet
         answered = threading.Event()
         answers: list[Any] = []
