@@ -43,7 +43,7 @@ class SpiralStage(PositionedStage):
         self._forget_counts()
         wait_until(
             lambda: (
-                all(motor.motor_done_move.get() for motor in self._motors)
+                all(motor.motor_done_move.get(use_monitor=False) for motor in self._motors)
                 and self.profile.execute_state.get() == "Done"
             ),
             5.0,
@@ -164,7 +164,7 @@ class SpiralStage(PositionedStage):
         for work in self._works:
             work.stopped.set()
         for motor in self._motors:
-            if answering(motor.motor_stop, motor.motor_done_move) and not motor.motor_done_move.get():
+            if answering(motor.motor_stop, motor.motor_done_move) and not motor.motor_done_move.get(use_monitor=False):
                 motor.motor_stop.put(1)
         if answering(self.profile.execute_state) and self.profile.execute_state.get() != "Done":
             self.profile.abort.put(1)

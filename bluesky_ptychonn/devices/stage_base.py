@@ -37,7 +37,7 @@ class PositionedStage(Device):
     def check(self, request: ScanRequest) -> list[str]:
         """What stands against this request; empty if nothing does. Changes nothing."""
         try:
-            moving = [motor.name for motor in self._motors if not motor.motor_done_move.get()]
+            moving = [motor.name for motor in self._motors if not motor.motor_done_move.get(use_monitor=False)]
             problems = [f"{name} is moving; wait for it or stop it" for name in moving]
             return problems + (self._check_flight(request) if request.fly else self._check_travel(request.positions_um))
         except (TimeoutError, ConnectionError) as error:
@@ -88,8 +88,8 @@ class PositionedStage(Device):
 
     def locate(self) -> dict[str, Any]:
         """Where the stage was sent to and where it is, (y, x) um; both are the readback after a trajectory."""
-        readback = tuple(float(motor.user_readback.get()) for motor in self._motors)
-        sent = tuple(float(motor.user_setpoint.get()) for motor in self._motors)
+        readback = tuple(float(motor.user_readback.get(use_monitor=False)) for motor in self._motors)
+        sent = tuple(float(motor.user_setpoint.get(use_monitor=False)) for motor in self._motors)
         near = all(abs(a - b) <= self.tolerance_um.get() for a, b in zip(sent, readback, strict=True))
         return {"setpoint": sent if near else readback, "readback": readback}
 
@@ -102,14 +102,17 @@ class PositionedStage(Device):
     def _move(self, position_um: tuple[float, float], status: WorkStatus) -> None:
         longest_s = 5.0
         for motor, target in zip(self._motors, position_um, strict=True):
-            away = abs(float(motor.user_readback.get()) - target)
+            away = abs(float(motor.user_readback.get(use_monitor=False)) - target)
             longest_s = max(longest_s, 5.0 + 3 * away / max(float(motor.velocity.get()), 1e-9))
             motor.user_setpoint.put(target)
         off: list[float] = []
 
         def arrived() -> bool:
-            off[:] = [float(m.user_readback.get()) - t for m, t in zip(self._motors, position_um, strict=True)]
-            resting = all(motor.motor_done_move.get() for motor in self._motors)
+            off[:] = [
+                float(m.user_readback.get(use_monitor=False)) - t
+                for m, t in zip(self._motors, position_um, strict=True)
+            ]
+            resting = all(motor.motor_done_move.get(use_monitor=False) for motor in self._motors)
             return status.stopped.is_set() or (resting and max(map(abs, off)) <= self.tolerance_um.get())
 
         wait_until(

@@ -114,9 +114,16 @@ class WorkStatus(DeviceStatus):
 
 def _understandable(error: Exception, what: str) -> Exception:
     """A lost connection in words, whichever of the Channel Access layers noticed it."""
-    from epics.ca import ChannelAccessException
+    from epics.ca import ChannelAccessException, ChannelAccessGetFailure
 
-    if not isinstance(error, (ChannelAccessException, ConnectionTimeoutError, ReadTimeoutError, DisconnectedError)):
+    lost_kinds = (
+        ChannelAccessException,
+        ChannelAccessGetFailure,
+        ConnectionTimeoutError,
+        ReadTimeoutError,
+        DisconnectedError,
+    )
+    if not isinstance(error, lost_kinds):
         return error
     lost = TimeoutError(f"{what}: the connection to its IOC was lost, or it does not answer ({error})")
     lost.__cause__ = error

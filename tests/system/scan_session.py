@@ -1,0 +1,170 @@
+"""A RunEngine with the devices of one beamline, in a process of its own with its own EPICS environment."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class ScanSession:
+    """Runs plans in another process and brings the documents home.
+
+    Parameters
+    ----------
+    env : dict
+        EPICS environment.
+    data : Path
+        Where frames go.
+    """
+
+    def __init__(self, env: dict[str, str], data: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        before = dict(os.environ)
+        os.environ.update(env)
+        os.environ.pop("BLUESKY_DEBUG_CALLBACKS", None)
+        try:
+            self._process = context.Process(target=_serve, args=(theirs, str(data)), daemon=True)
+            self._process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def scan(self, *, then: str = "", when: str = "", what: str = "", **arguments: Any) -> dict[str, Any]:
+        """Run `spiral_ptycho_scan`; do ``what`` when ``when`` comes true, and ``then`` once the RunEngine is paused.
+
+        Returns
+        -------
+        dict
+            ``docs``, ``error`` (text or ""), ``seconds`` from ``what`` (or the start) to the end, ``state``.
+        """
+        return self._call("scan", then, when, what, arguments)
+
+    def state(self) -> dict[str, Any]:
+        return self._call("state")
+
+    def put(self, name: str, value: Any) -> None:
+        self._call("put", name, value)
+
+    def move(self, y_um: float, x_um: float) -> None:
+        self._call("move", y_um, x_um)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        self._connection.send((name, arguments))
+        if not self._connection.poll(120):
+            raise TimeoutError(f"{name}{arguments} hangs")
+        result = self._connection.recv()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+class _Server:
+    def __init__(self, data: str) -> None:
+        from bluesky import RunEngine
+        from ophyd import EpicsSignal
+
+        from bluesky_ptychonn.devices.edge import Edge
+        from bluesky_ptychonn.devices.eiger import Eiger
+        from bluesky_ptychonn.devices.stage import SpiralStage
+
+        self.eiger = Eiger("SIM:EIG:", name="eiger")
+        self.eiger.file_directory.put(data)
+        self.stage = SpiralStage("SIM:STAGE:", name="stage")
+        self.shutter = EpicsSignal("SIM:SHUTTER", name="shutter", string=True, write_timeout=5)
+        self.edge = Edge("nobody:", name="edge")
+        self.edge.arm_timeout_s.put(0.5)
+        self.RE = RunEngine(context_managers=[])
+        self.docs: list[tuple[str, dict[str, Any]]] = []
+        self.RE.subscribe(lambda name, doc: self.docs.append((name, doc)))
+
+    def scan(self, then: str, when: str, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        from bluesky.utils import RunEngineInterrupted
+
+        from bluesky_ptychonn.plans.spiral import spiral_ptycho_scan
+
+        self.docs.clear()
+        devices = {name: getattr(self, name) for name in arguments.pop("devices", ("shutter",))}
+        plan = spiral_ptycho_scan(self.eiger, self.stage, **{"width_um": 1.0, "step_um": 0.1, **devices, **arguments})
+        began, error, result = [time.monotonic()], "", ()
+        if what:
+            threading.Thread(target=self._act, args=(when, what, began), daemon=True).start()
+        try:
+            try:
+                result = self.RE(plan)
+            except RunEngineInterrupted:
+                time.sleep(0.3)  # a pause does not wait for what it stops
+                paused = self.state()
+                result = getattr(self.RE, then)()
+                return self._told(result, "", began[0]) | {"paused": paused}
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        return self._told(result, error, began[0])
+
+    def _told(self, result: Any, error: str, began: float) -> dict[str, Any]:
+        seconds = time.monotonic() - began
+        return {"docs": list(self.docs), "uids": result, "error": error, "seconds": seconds}
+
+    def _act(self, when: str, what: str, began: list[float]) -> None:
+        conditions: dict[str, Callable[[], bool]] = {
+            "flying": lambda: (
+                self.stage.profile.execute_state.get() == "Executing"
+                and int(self.stage.profile.actual_pulses.get()) > 60
+            ),
+            "building": lambda: self.stage.profile.build_state.get() == "Busy",
+            "stepping": lambda: 5 < int(self.eiger.counters.triggers_sent.get()) < 40,
+        }
+        while not conditions[when]():
+            time.sleep(0.005)
+        began[0] = time.monotonic()
+        kind, _, argument = what.partition(" ")
+        if kind == "kill":
+            os.kill(int(argument), 9)
+        elif kind == "pause":
+            self.RE.request_pause(defer=argument == "deferred")
+        elif kind == "abort":
+            self.RE.abort()
+
+    def state(self) -> dict[str, Any]:
+        eiger = self.eiger
+        return {
+            "shutter": self.shutter.get(),
+            "acquire": int(eiger.cam.acquire.get()),
+            "capture": int(eiger.hdf1.capture.get()),
+            "moving": self.stage.profile.execute_state.get() != "Done",
+            "position_um": self.stage.locate()["readback"],
+            "trigger_mode": eiger.cam.trigger_mode.get(),
+            "staged": bool(eiger._original_vals),
+        }
+
+    def put(self, name: str, value: Any) -> None:
+        import epics
+
+        if epics.caput(name, value, wait=True, timeout=10) != 1:
+            raise TimeoutError(f"{name} does not take {value!r}")
+
+    def move(self, y_um: float, x_um: float) -> None:
+        self.stage.set((y_um, x_um)).wait(10)
+
+
+def _serve(connection: Any, data: str) -> None:
+    server = _Server(data)
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+        try:
+            result = getattr(server, name)(*arguments)
+        except Exception as error:
+            result = RuntimeError(f"{type(error).__name__}: {error}")
+        connection.send(result)

@@ -1,0 +1,269 @@
+"""Whole scans on the simulated beamline: documents, frames on disk, interruptions, faults."""
+
+import time
+
+import h5py
+import numpy as np
+import pytest
+from event_model import DocumentNames, schema_validators
+from scan_session import ScanSession
+
+from bluesky_ptychonn.core.scan import positions_from_recipe
+from bluesky_ptychonn.simulation import beamline as simulated
+
+pytestmark = [pytest.mark.system, pytest.mark.production_callbacks, pytest.mark.timeout(180)]
+
+STAMP = (0, 104)
+FLY = {"exposure_s": 0.0019, "dwell_s": 0.002, "width_um": 1.4}
+SLOW = {"exposure_s": 0.009, "dwell_s": 0.01, "width_um": 1.4}
+
+
+@pytest.fixture(scope="module")
+def beamline(tmp_path_factory):
+    running = simulated.start(tmp_path_factory.mktemp("beamline"), field_um=6.0, seed=3)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def session(beamline):
+    data = beamline.directory / "data"
+    data.mkdir()
+    session = ScanSession(beamline.env, data)
+    session.put("SIM:EIG:Sim:StampIndex", 1)
+    yield session
+    session.close()
+
+
+@pytest.fixture(autouse=True)
+def everything_runs(beamline, session):
+    for name, alive in beamline.alive().items():
+        if not alive:
+            beamline.restart(name)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            session.state()
+            session.put("SIM:EIG:Sim:StampIndex", 1)
+            session.put("SIM:SHUTTER", 0)
+            return
+        except RuntimeError:
+            assert time.monotonic() < deadline, "the beamline does not answer"
+
+
+def documents(told, name, stream=None):
+    streams = {doc["uid"]: doc["name"] for kind, doc in told["docs"] if kind == "descriptor"}
+    found = [doc for kind, doc in told["docs"] if kind == name]
+    return found if stream is None else [doc for doc in found if streams[doc["descriptor"]] == stream]
+
+
+def counters(told):
+    return documents(told, "event", "counters")[-1]["data"]
+
+
+def at_rest(state, home_um=(0.0, 0.0)):
+    assert state["shutter"] == "Close"
+    assert state["acquire"] == state["capture"] == 0
+    assert not state["moving"]
+    assert not state["staged"]
+    assert state["trigger_mode"] == "Internal Series"
+    np.testing.assert_allclose(state["position_um"], home_um, atol=0.05)
+
+
+def frames_of(told):
+    """Frames, unique ids and stamped trigger indices of the run's file."""
+    resource = documents(told, "stream_resource")[0]
+    with h5py.File(resource["uri"].removeprefix("file://localhost"), swmr=True) as file:
+        frames = file["entry/data/data"][:]
+        unique_id = file["entry/instrument/NDAttributes/NDArrayUniqueId"][:]
+    return frames, unique_id, frames[:, STAMP[0], STAMP[1]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"fly": False, "width_um": 0.7, "exposure_s": 0.005}, FLY],
+    ids=["step scan of 49 points", "fly scan at 500 Hz"],
+)
+def test_a_scan_is_recorded_completely(session, arguments):
+    told = session.scan(**arguments, sample_name="etched", md={"proposal": 12})
+    assert told["error"] == ""
+    for name, doc in told["docs"]:
+        schema_validators[DocumentNames[name]].validate(doc)
+    (start,), (stop,) = documents(told, "start"), documents(told, "stop")
+    points = start["num_points"]
+    assert stop["exit_status"] == "success"
+    assert stop["num_events"] == {"primary": points, "positions": points, "counters": 1, "account": 1}
+    assert start["proposal"] == 12
+    assert start["ptycho"]["first_unique_id"] == 0
+    assert told["uids"] == (start["uid"],)
+
+    positions = documents(told, "event_page", "positions") or documents(told, "event", "positions")
+    columns = {
+        key: np.concatenate([np.atleast_1d(doc["data"][key]) for doc in positions])
+        for key in (*start["motors"], "trigger_index")
+    }
+    captured_um = np.stack([columns[key] for key in start["motors"]], axis=1)
+    np.testing.assert_array_equal(columns["trigger_index"], np.arange(points))
+    assert np.abs(captured_um - positions_from_recipe(start)).max() < 0.06
+
+    frames, unique_id, stamped = frames_of(told)
+    np.testing.assert_array_equal(unique_id, np.arange(points))
+    np.testing.assert_array_equal(stamped, np.arange(points))
+    assert frames.shape == (points, *start["ptycho"]["frame_shape"])
+    assert np.median(frames[:, 60:70, 60:70].astype(float)) > 0, "the shutter was open"
+    assert counters(told)["written"] == points
+    at_rest(session.state())
+
+
+def test_datum_ranges_cover_every_frame_once(session):
+    told = session.scan(fly=False, width_um=0.7, exposure_s=0.005)
+    by_resource = {}
+    for datum in documents(told, "stream_datum"):
+        by_resource.setdefault(datum["stream_resource"], []).append(datum["indices"])
+    assert len(by_resource) == 3
+    for ranges in by_resource.values():
+        covered = np.concatenate([np.arange(r["start"], r["stop"]) for r in ranges])
+        np.testing.assert_array_equal(covered, np.arange(49))
+
+
+def test_the_scan_is_around_where_the_stage_stands(session):
+    session.move(1.5, -1.0)
+    try:
+        told = session.scan(**FLY)
+        np.testing.assert_allclose(documents(told, "start")[0]["ptycho"]["center_um"], (1.5, -1.0), atol=1e-6)
+        at_rest(session.state(), home_um=(1.5, -1.0))
+    finally:
+        session.move(0.0, 0.0)
+
+
+def test_an_edge_that_is_not_there_costs_a_warning(session):
+    told = session.scan(**FLY, devices=("shutter", "edge"))
+    assert told["error"] == ""
+    (account,) = (doc["data"] for doc in documents(told, "event", "account"))
+    assert account["edge_arming"] == "absent"
+    assert account["edge_state"] == "absent"
+    assert account["account_state"] == "open"
+    assert documents(told, "start")[0]["ptycho"]["edge"] == "absent"
+
+
+@pytest.mark.parametrize("then", ["resume", "abort", "stop"])
+def test_a_pause_in_flight_ends_the_run_safely(session, then):
+    told = session.scan(**SLOW, when="flying", what="pause", then=then)
+    paused = told["paused"]
+    assert paused["shutter"] == "Close"
+    assert paused["acquire"] == 0
+    runs = documents(told, "stop")
+    assert [run["exit_status"] for run in runs] == {
+        "resume": ["abort", "success"],
+        "abort": ["abort"],
+        "stop": ["success"],
+    }[then]
+    first = documents(told, "event", "counters")[0]["data"]
+    assert 10 < first["pulses"] < 197
+    assert first["written"] == first["pulses"] == runs[0]["num_events"]["positions"] == runs[0]["num_events"]["primary"]
+    if then == "resume":
+        assert runs[1]["num_events"]["primary"] == 197
+    at_rest(session.state())
+
+
+@pytest.mark.parametrize("kind", ["pause", "pause deferred"])
+def test_a_paused_step_scan_goes_on(session, kind):
+    told = session.scan(fly=False, width_um=0.7, exposure_s=0.005, when="stepping", what=kind, then="resume")
+    assert "paused" in told
+    (stop,) = documents(told, "stop")
+    assert stop["exit_status"] == "success"
+    assert stop["num_events"]["primary"] == stop["num_events"]["positions"] == 49
+    np.testing.assert_array_equal(frames_of(told)[2], np.arange(49))
+    at_rest(session.state())
+
+
+def test_a_pause_while_the_trajectory_is_built_begins_anew(session):
+    told = session.scan(**SLOW, when="building", what="pause", then="resume")
+    assert [run["exit_status"] for run in documents(told, "stop")] == ["abort", "success"]
+    at_rest(session.state())
+
+
+def test_a_suppressed_trigger_is_an_error_in_seconds(session):
+    session.put("SIM:STAGE:Sim:SuppressTrigger", [50])
+    told = session.scan(**FLY)
+    assert "196 of 197 frames" in told["error"]
+    assert told["seconds"] < 20
+    (stop,) = documents(told, "stop")
+    assert stop["exit_status"] == "fail"
+    assert "196 of 197 frames" in stop["reason"]
+    assert stop["num_events"]["primary"] == 196
+    assert counters(told)["pulses"] == 196
+    at_rest(session.state())
+
+
+def test_frames_lost_in_the_detector_are_counted_and_no_error(session):
+    session.put("SIM:EIG:Sim:DropInDetector", [0, 100, 196])
+    told = session.scan(**FLY)
+    assert told["error"] == ""
+    found = counters(told)
+    assert (found["lost_in_detector"], found["written"], found["pulses"]) == (3, 194, 197)
+    _, unique_id, stamped = frames_of(told)
+    np.testing.assert_array_equal(unique_id, np.arange(194))  # the driver renumbers silently
+    np.testing.assert_array_equal(stamped, np.delete(np.arange(197), [0, 100, 196]))
+
+
+def test_frames_lost_at_the_file_writer_leave_a_gap_in_the_ids(session):
+    session.put("SIM:EIG:Sim:DropInWriter", [5, 6, 150])
+    told = session.scan(**FLY)
+    assert told["error"] == ""
+    assert counters(told)["lost_before_file"] == 3
+    _, unique_id, stamped = frames_of(told)
+    np.testing.assert_array_equal(unique_id, stamped)
+
+
+@pytest.mark.parametrize("name", ["detector", "stage"])
+def test_a_killed_ioc_is_an_error_in_seconds(beamline, session, name):
+    told = session.scan(**SLOW, when="flying", what=f"kill {beamline.pids[name]}")
+    assert "IOC" in told["error"]
+    assert told["seconds"] < 30
+    (stop,) = documents(told, "stop")
+    assert stop["exit_status"] == "fail"
+    if name == "stage":
+        frames, unique_id, stamped = frames_of(told)
+        assert len(frames) == stop["num_events"]["primary"] > 10
+        np.testing.assert_array_equal(unique_id, stamped)
+    else:
+        frames, _, _ = frames_of(told)
+        assert 0 < stop["num_events"]["primary"] <= len(frames)
+    beamline.restart(name)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            again = session.scan(**FLY)
+            break
+        except RuntimeError:
+            assert time.monotonic() < deadline
+    assert again["error"] == ""
+    assert documents(again, "stop")[0]["num_events"]["primary"] == 197
+
+
+def test_impossible_scans_move_nothing(session):
+    for arguments, message in (
+        ({"exposure_s": 0.002, "dwell_s": 0.001}, "dwell_s = 0.001 s"),
+        ({"exposure_s": 0.01, "width_um": 300.0, "step_um": 5.0}, "stage_x would travel"),
+        ({"exposure_s": 1e-4, "width_um": 100.0, "step_um": 2.0, "dwell_s": 3e-4}, "um/s"),
+        ({"exposure_s": 1e-4, "dwell_s": 5e-4, "width_um": 16.0}, "trajectory controller"),
+        ({"exposure_s": 0.01, "overlap_ratio": 0.5}, "exactly one"),
+    ):
+        told = session.scan(**arguments)
+        assert message in told["error"], told["error"]
+        assert told["docs"] == []
+    at_rest(session.state())
+
+
+def test_a_busy_detector_is_refused_with_a_remedy(session):
+    session.put("SIM:EIG:cam1:AcquireTime", 0.01)
+    session.put("SIM:EIG:cam1:NumImages", 100000)
+    session.put("SIM:EIG:cam1:Acquire", 1)
+    try:
+        told = session.scan(**FLY)
+        assert "cam.acquire.put(0)" in told["error"]
+        assert told["docs"] == []
+    finally:
+        session.put("SIM:EIG:cam1:Acquire", 0)
+        session.put("SIM:EIG:cam1:NumImages", 1)
