@@ -6,6 +6,7 @@ from bluesky_ptychonn.core.optics import (
     counts_of,
     far_field,
     intensities,
+    measured_probe,
     near_field,
     probe_diameter_um,
     with_counts,
@@ -70,6 +71,29 @@ def test_counts_ignore_pixels_without_data():
     patterns[:, 60:64] = 65535
     assert counts_of(patterns, 3 * probe) == pytest.approx(1e5, rel=0.02)
     assert counts_of(np.zeros_like(patterns), probe) == 0
+
+
+def test_measured_probe_takes_the_mottle_from_the_detector():
+    """Amplitudes come from the patterns, phases from the file, masked pixels and the dark field stay as they are."""
+    rng = np.random.default_rng(6)
+    told = zone_plate_probe(GEOMETRY)
+    mottle = rng.uniform(0.7, 1.3, (128, 128))
+    true = with_counts(near_field(far_field(told) * mottle), 1e6)
+    patterns = rng.poisson(np.broadcast_to(np.abs(far_field(true)) ** 2, (32, 128, 128))).astype("u2")
+    patterns[:, 50:53] = 65535
+    found = measured_probe(told, patterns)
+    assert np.linalg.norm(found) == pytest.approx(1e3, rel=0.01)
+    assert abs(np.vdot(found, true)) > 0.995 * 1e6
+    assert abs(np.vdot(with_counts(told, 1e6), true)) < 0.99 * 1e6
+    angle = far_field(found) * np.conj(far_field(told))
+    assert np.abs(np.angle(angle[np.abs(angle) > 1e-2 * np.abs(angle).max()])).max() < 1e-3
+    masked = np.abs(far_field(found)[51]) / np.maximum(np.abs(far_field(told)[51]), 1e-9)
+    assert np.ptp(masked[45:83]) < 1e-2 * masked[64]
+
+
+def test_no_light_no_probe():
+    with pytest.raises(ValueError, match="counts = 0"):
+        measured_probe(zone_plate_probe(GEOMETRY), np.zeros((2, 128, 128), np.uint16))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from scipy import ndimage
 from bluesky_ptychonn.core.lift import FastLift
 from bluesky_ptychonn.core.optics import (
     Geometry,
-    counts_of,
     far_field,
     intensities,
+    measured_probe,
     near_field,
     with_counts,
     zone_plate_probe,
@@ -68,8 +68,7 @@ def simulate_pairs(
     centres_px = rng.integers(n // 2 + 6, side_px - n // 2 - 6, (frames, 2))
     clean = blurred_intensities(rng, object_, true, centres_px)
     patterns = detect(rng, clean)
-    scale = counts_of(patterns, assumed) * np.exp(rng.normal(0, 0.02))
-    probe = with_counts(assumed, max(scale, 1.0))
+    probe = measured_probe(assumed, patterns[: rng.integers(8, 65)])
     half = PATCH_PX // 2
     phase = np.angle(object_)
     labels = np.stack([phase[y - half : y + half, x - half : x + half] for y, x in centres_px])
