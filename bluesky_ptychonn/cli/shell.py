@@ -5,8 +5,9 @@
                                   edge=edge, shutter=shutter))
     In [2]: cat[-1]
 
-Starts beamline, catalog and edge, then the files of `profile_collection/startup/`; leaving the shell ends them all. Data
-and catalog stay in the state directory. With `--settings` nothing is started: the profile connects to that beamline.
+Starts beamline, catalog and edge, then the files of `profile_collection/startup/`; leaving the shell ends them all.
+Data and catalog stay in the state directory. With `--settings` nothing is started; the profile connects to that
+beamline.
 """
 
 import argparse
