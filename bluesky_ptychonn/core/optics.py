@@ -192,8 +192,8 @@ def measured_probe(unit_probe: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     """The probe of a run: scaled to its counts, with the brightness of its cone as the detector shows it.
 
     A probe file knows the shape of a cone well and its mottle badly; the mean of a few patterns knows the mottle. The
-    phases stay those of the file. On the real Siemens star, 16 frames raise the correlation of the stitched network with
-    a reconstruction from 0.55 to 0.86, that of the bare lift from 0.82 to 0.86; an exact probe loses next to nothing.
+    phases stay those of the file. On the real Siemens star, 16 frames raise the correlation of the stitched network
+    with a reconstruction from 0.55 to 0.86, of the bare lift from 0.82 to 0.86; an exact probe loses next to nothing.
 
     Parameters
     ----------
