@@ -91,6 +91,12 @@ def test_measured_probe_takes_the_mottle_from_the_detector():
     assert np.ptp(masked[45:83]) < 1e-2 * masked[64]
 
 
+def test_few_frames_say_only_how_bright_the_beam_is():
+    told = zone_plate_probe(GEOMETRY)
+    patterns = np.rint(np.abs(far_field(with_counts(told, 1e6))) ** 2).astype(np.uint16)[None]
+    np.testing.assert_array_equal(measured_probe(told, patterns), with_counts(told, counts_of(patterns, told)))
+
+
 def test_no_light_no_probe():
     with pytest.raises(ValueError, match="counts = 0"):
         measured_probe(zone_plate_probe(GEOMETRY), np.zeros((2, 128, 128), np.uint16))
