@@ -132,7 +132,7 @@ class Detector:
         self._dark = self.source.dark()
         self._accepted = 0
         self._ready_s = 0.0
-        self._busy = False
+        self.busy = False
         self._lock = threading.Lock()  # a frame is either before an end, or not at all
         threading.Thread(target=self._work, name="detector", daemon=True).start()
 
@@ -150,15 +150,17 @@ class Detector:
             if "pulse" in message:
                 self.pulse(int(message["pulse"]), float(message["t"]))
             elif "trajectory" in message:
-                path = Path(message["trajectory"])
-                self._jobs.put(lambda path=path: self._expect(path))
+                self.expect(Path(message["trajectory"]))
             elif "at" in message:
                 self._at_um, self._moved = np.asarray(message["at"], float), True
 
     # Frames known beforehand
 
+    def expect(self, path: Path) -> None:
+        """Compute the frames of a trajectory, behind what else is to do; a marker file says that they are there."""
+        self._jobs.put(lambda: self._expect(path))
+
     def _expect(self, path: Path) -> None:
-        """Compute the frames of a trajectory; the marker file says that they are there."""
         report = "ok"
         try:
             self._motion, self._moved, self._pool_key = MotionRecord.load(path), False, ()
@@ -202,7 +204,7 @@ class Detector:
         self._fill_pool()
         if series != self._series or not self.state.acquiring:
             return
-        self._accepted, self._ready_s, self._busy = 0, 0.0, False
+        self._accepted, self._ready_s, self.busy = 0, 0.0, False
         self.state.armed, self.state.message = True, "Armed"
         self.on_change()
         mode = TriggerMode(self.settings.mode)
@@ -235,10 +237,10 @@ class Detector:
         """Software trigger (``cam1:Trigger``); ignored unless armed for it and ready."""
         s = self.settings
         external = TriggerMode(s.mode).external
-        if external or not s.manual or not self.state.armed or self._busy or self._accepted >= s.triggers:
+        if external or not s.manual or not self.state.armed or self.busy or self._accepted >= s.triggers:
             self.state.ignored_triggers += 1
             return
-        self._busy = True
+        self.busy = True
         self._accepted += 1
         self._jobs.put(lambda series=self._series: self._expose_internally(series, s.images_per_trigger))
 
@@ -256,7 +258,7 @@ class Detector:
             index = taken + (self._accepted - 1) * s.images_per_trigger if s.manual else taken
             self._take(series, index, begin_s, pool[taken % len(pool)])
             taken += 1
-        self._busy = False
+        self.busy = False
         if not s.manual or self._accepted >= s.triggers:
             self._finish(series)
 

@@ -16,7 +16,7 @@ ai - ArrayRate_RBV PoolMaxMem PoolUsedBuffers PoolUsedMem TimeStamp_RBV AsynIO
 bo Done|Allocate PreAllocBuffers
 bo No|Yes EmptyFreeList PoolPollStats WaitForPlugins
 bo+ Disable|Enable ArrayCallbacks=1
-ints - Dim0SA Dim1SA Dim2SA Dim3SA Dim4SA Dim5SA Dim6SA Dim7SA Dim8SA Dim9SA
+ints+ - Dim0SA Dim1SA Dim2SA Dim3SA Dim4SA Dim5SA Dim6SA Dim7SA Dim8SA Dim9SA
 ints+ - Dimensions
 longin - ArraySizeX_RBV ArraySizeY_RBV ArraySizeZ_RBV ArraySize_RBV CompressedSize_RBV EpicsTSNsec_RBV
     EpicsTSSec_RBV NumQueuedArrays PoolAllocBuffers PoolFreeBuffers UniqueId_RBV
