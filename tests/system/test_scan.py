@@ -40,12 +40,17 @@ def everything_runs(beamline, session):
     for name, alive in beamline.alive().items():
         if not alive:
             beamline.restart(name)
-    deadline = time.monotonic() + 30
+    wait_for_answers(session)
+    session.put("SIM:EIG:Sim:StampIndex", 1)
+    session.put("SIM:SHUTTER", 0)
+
+
+def wait_for_answers(session):
+    """Channel Access finds a restarted server after some seconds."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             session.state()
-            session.put("SIM:EIG:Sim:StampIndex", 1)
-            session.put("SIM:SHUTTER", 0)
             return
         except RuntimeError:
             assert time.monotonic() < deadline, "the beamline does not answer"
@@ -231,13 +236,8 @@ def test_a_killed_ioc_is_an_error_in_seconds(beamline, session, name):
         frames, _, _ = frames_of(told)
         assert 0 < stop["num_events"]["primary"] <= len(frames)
     beamline.restart(name)
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            again = session.scan(**FLY)
-            break
-        except RuntimeError:
-            assert time.monotonic() < deadline
+    wait_for_answers(session)
+    again = session.scan(**FLY)
     assert again["error"] == ""
     assert documents(again, "stop")[0]["num_events"]["primary"] == 197
 
