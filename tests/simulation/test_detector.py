@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from bluesky_ptychonn.simulation.detector import Detector, TriggerMode
+from bluesky_ptychonn.simulation.detector import Detector
+from bluesky_ptychonn.simulation.detector_state import TriggerMode
 from bluesky_ptychonn.simulation.source import RecordedSource
 from bluesky_ptychonn.simulation.trajectory import MotionRecord
 from bluesky_ptychonn.simulation.writer import FileSettings, FileWriter
