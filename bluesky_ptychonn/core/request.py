@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bluesky_ptychonn.core.scan import SPIRAL_ORDER, fermat_spiral
+from bluesky_ptychonn.core.scan import SPIRAL_ORDER, check_spiral, fermat_spiral
 
 SCHEMA_VERSION = 1
 
@@ -90,6 +90,7 @@ class ScanRequest:
                 f"step_um = {self.step_um:g} um exceeds the field of {self.width_um:g} x {self.height_um:g} um; "
                 "shorten the step or enlarge the field"
             )
+        check_spiral(self.width_um, self.height_um, self.step_um)
 
     @cached_property
     def positions_um(self) -> np.ndarray:

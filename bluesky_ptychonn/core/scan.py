@@ -10,6 +10,7 @@ from numba import njit
 SPIRAL_ORDER = "short-route-1"
 GOLDEN_ANGLE_RAD = np.pi * (3 - np.sqrt(5))
 NEIGHBOURS = 12
+MOST_POINTS = 1_000_000
 
 
 @lru_cache(maxsize=16)
@@ -58,15 +59,20 @@ def fermat_spiral(width_um: float, height_um: float, step_um: float) -> np.ndarr
     >>> fermat_spiral(1.0, 1.0, 0.1).shape
     (101, 2)
     """
+    check_spiral(width_um, height_um, step_um)
+    return _spiral_in_steps(width_um / step_um, height_um / step_um) * step_um
+
+
+def check_spiral(width_um: float, height_um: float, step_um: float) -> None:
+    """Raise `ValueError` if `fermat_spiral` cannot make this spiral; quick."""
     for name, value in (("width_um", width_um), ("height_um", height_um), ("step_um", step_um)):
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} = {value} um must be a positive finite length")
-    if width_um * height_um / step_um**2 > 1e6:
+    if width_um * height_um / step_um**2 > MOST_POINTS:
         raise ValueError(
-            f"step_um = {step_um} um over {width_um} x {height_um} um makes more than 1,000,000 points; "
+            f"step_um = {step_um} um over {width_um} x {height_um} um makes more than {MOST_POINTS:,} points; "
             "enlarge step_um or scan a smaller field"
         )
-    return _spiral_in_steps(width_um / step_um, height_um / step_um) * step_um
 
 
 def short_route(points: np.ndarray) -> np.ndarray:
