@@ -188,7 +188,7 @@ class Pairing:
             elif self._rise is None or self._rise[1] != rise:
                 self._rise = (asked_s, rise)
             elif self._arrivals[-1] > self._rise[0] + SETTLING_S:  # frames went on, and no interval explains it
-                self.doubt_all(f"the detector lost {rise} frames, the clock finds {self.hidden}")
+                self.doubt_all(f"the detector lost {rise} frame(s), the clock finds {self.hidden}")
         elif self._last_index < self.frames - 1:
             self._keep(self._confirmed, f"the detector's count of lost frames rose by {rise}")
 
@@ -222,9 +222,9 @@ class Pairing:
         elif lost_in_detector == self.hidden:
             return  # every slot is accounted for, so no loss hides before the first frame
         elif not (self._none_lost_before_first and self._rise_seen == lost_in_detector):
-            self._keep(0, f"the detector lost {lost_in_detector} frames, possibly the first")
+            self._keep(0, f"the detector lost {lost_in_detector} frame(s), possibly the first")
         elif not self._timed:
-            self._keep(self._confirmed, f"the detector lost {lost_in_detector} frames")
+            self._keep(self._confirmed, f"the detector lost {lost_in_detector} frame(s)")
 
     def _keep(self, count: int, reason: str) -> None:
         self._kept = min(self._kept, count)

@@ -13,6 +13,7 @@ import numpy as np
 CHANNELS = ("run", "positions", "stats", "stitched", "coverage", "final")
 MAX_FRAMES = 1_000_000
 MAX_FRAME_PX = 4096
+MAX_WORD = 255
 CLOCKS = ("detector", "ioc")
 EXIT_STATUS = ("success", "abort", "fail")
 
@@ -105,6 +106,12 @@ def _vector(values: Any) -> np.ndarray:
     return array
 
 
+def _check_words(message: Any, *names: str) -> None:
+    for name in names:
+        if len(getattr(message, name)) > MAX_WORD:
+            raise ValueError(f"{name} has {len(getattr(message, name))} characters; at most {MAX_WORD} are allowed")
+
+
 @dataclass(frozen=True)
 class RunMessage:
     """What the edge must know before the first trigger.
@@ -166,6 +173,7 @@ class RunMessage:
         set_(self, "beam_center_px", tuple(float(n) for n in self.beam_center_px))
         if not self.run_uid or not self.image_channel:
             raise ValueError("run_uid and image_channel must not be empty")
+        _check_words(self, "run_uid", "token", "image_channel", "orientation", "dropped_channel")
         if not 1 <= self.frames <= MAX_FRAMES:
             raise ValueError(f"frames = {self.frames}; allowed is 1 to {MAX_FRAMES}; split the scan")
         if not self.frames == self.y_um.size == self.x_um.size:
@@ -227,6 +235,7 @@ class PositionsMessage:
         set_(self, "trigger_index", np.array(self.trigger_index, dtype=np.int64).ravel())
         set_(self, "y_um", _vector(self.y_um))
         set_(self, "x_um", _vector(self.x_um))
+        _check_words(self, "run_uid", "token")
         if self.exit_status not in EXIT_STATUS:
             raise ValueError(f"exit_status = {self.exit_status!r}; allowed is one of {EXIT_STATUS}")
         if not self.trigger_index.size == self.y_um.size == self.x_um.size <= MAX_FRAMES:
