@@ -31,7 +31,7 @@ def same(read: Any, wanted: Any) -> bool:
     if isinstance(wanted, str):
         return str(read).rstrip("/") == wanted.rstrip("/")
     if isinstance(wanted, (int, bool)):
-        return int(read) == int(wanted)
+        return float(read) == int(wanted)
     return bool(np.isclose(float(read), float(wanted), rtol=1e-4, atol=1e-9))
 
 
