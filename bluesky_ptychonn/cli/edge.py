@@ -62,9 +62,9 @@ def engine_of(settings: Any, name: str | None = None, model: Path | None = None)
     """Engine of the settings, or another by its name; ``auto`` is the network on the CPU."""
     from bluesky_ptychonn.engines.registry import open_engine
 
-    name = name or settings.edge.engine
+    chosen: str = name or settings.edge.engine
     return open_engine(
-        "openvino" if name == "auto" else name,
+        "openvino" if chosen == "auto" else chosen,
         model or settings.edge.model,
         max_batch=settings.edge.batch,
         frame_px=settings.geometry.frame_px,

@@ -38,11 +38,10 @@ def save_comparison(
     extent = (0, width * pixel_size_um, height * pixel_size_um, 0)
     centred = [(title, image - np.nanmean(image)) for title, image in phases]
     low, high = np.nanpercentile(centred[0][1], [1, 99])
-    shown = None
     for axis, (title, image) in zip(axes, centred, strict=False):
-        shown = axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
         axis.set_title(title)
-    figure.colorbar(shown, ax=list(axes[:-1]), label="phase (rad)", shrink=0.8)
+    figure.colorbar(axes[0].images[0], ax=list(axes[:-1]), label="phase (rad)", shrink=0.8)
     covered = np.where(coverage > 0, coverage / coverage.max(), np.nan)
     axes[-1].set_title("coverage")
     figure.colorbar(axes[-1].imshow(covered, cmap="viridis", extent=extent), ax=axes[-1], shrink=0.8)

@@ -87,7 +87,7 @@ def read_scan(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"--source {path} holds {sorted(scan)}; needed are patterns, probe, and positions_px or positions_um"
         )
-    positions = scan.get("positions_um", scan.get("positions_px"))
+    positions = scan["positions_um"] if "positions_um" in scan else scan["positions_px"]
     if len(positions) != len(scan["patterns"]):
         raise ValueError(f"--source {path} holds {len(scan['patterns'])} patterns and {len(positions)} positions")
     return scan

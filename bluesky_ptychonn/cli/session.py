@@ -82,7 +82,7 @@ def open_session(settings: Settings, *, progress: bool = True, catalog_timeout_s
     if recorder is not None:
         RE.subscribe(recorder)
     if progress:
-        RE.waiting_hook = ProgressBarManager()
+        RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]
     return Session(RE, detector, stage, edge, shutter, live, recorder, cat)
 
 

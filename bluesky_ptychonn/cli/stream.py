@@ -19,7 +19,7 @@ def stream_frames(
     fps: float,
     *,
     pixel_size_um: float | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Let the detector run freely, one frame per position, and have the edge stitch them.
 
@@ -110,7 +110,7 @@ def _wait(channel: Any, done: Callable[[dict[str, Any]], bool], timeout_s: float
     return now
 
 
-def _follow(channel: Any, frames: int, detector: "_Detector", progress: Callable[[int], None]) -> None:
+def _follow(channel: Any, frames: int, detector: "_Detector", progress: Callable[[int], object]) -> None:
     """Until every frame has been dealt with, or none comes any more."""
     seen, changed_at = -1, time.monotonic()
     while True:
