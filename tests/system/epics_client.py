@@ -71,7 +71,9 @@ class _Server:
     def get(self, name: str, as_string: bool) -> Any:
         import epics
 
-        value = epics.caget(name, as_string=as_string, use_monitor=False, timeout=30)  # libca searches again after 10 s
+        record = epics.get_pv(name)
+        record.wait_for_connection(timeout=30)  # libca searches for a lost one after 10 s
+        value = record.get(as_string=as_string, use_monitor=False, timeout=10)
         if value is None:
             raise TimeoutError(f"{name} does not answer")
         return value
@@ -79,7 +81,9 @@ class _Server:
     def put(self, name: str, value: Any, wait: bool) -> None:
         import epics
 
-        if epics.caput(name, value, wait=wait, timeout=60) != 1:
+        record = epics.get_pv(name)
+        record.wait_for_connection(timeout=30)
+        if record.put(value, wait=wait, timeout=60) != 1:
             raise TimeoutError(f"{name} does not take {value!r}")
 
     def watch(self) -> None:
