@@ -72,7 +72,7 @@ def test_every_problem_of_every_device_is_told():
             return {}
 
     refuse_if_impossible(ScanRequest(**GOOD), Grumbler("fine", []))
-    with pytest.raises(ValueError, match="(?s)stage: too far.*stage: too fast.*camera: broken"):
+    with pytest.raises(ValueError, match=r"(?s)stage: too far.*stage: too fast.*camera: broken"):
         refuse_if_impossible(
             ScanRequest(**GOOD), Grumbler("stage", ["too far", "too fast"]), Grumbler("camera", ["broken"])
         )

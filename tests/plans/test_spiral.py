@@ -6,7 +6,8 @@ from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 from fakes import FakeDetector, FakeShutter, FakeStage
 
-from bluesky_ptychonn.plans.spiral import account_of, spiral_ptycho_scan
+from bluesky_ptychonn.plans.run import account_of
+from bluesky_ptychonn.plans.spiral import spiral_ptycho_scan
 
 SCAN = {"width_um": 0.5, "step_um": 0.1, "exposure_s": 1e-3}
 
@@ -19,8 +20,8 @@ def RE():
 class Trial:
     """One scan on fakes and what came of it."""
 
-    def __init__(self, RE, *, camera_fails="", stage_fails="", hold=None, **arguments):
-        self.log, self.docs = [], []
+    def __init__(self, RE, *, camera_fails="", stage_fails="", hold=None, log=None, **arguments):
+        self.log, self.docs = [] if log is None else log, []
         self.camera, self.stage = FakeDetector(self.log, camera_fails, hold), FakeStage(self.log, stage_fails)
         self.shutter = FakeShutter("shutter", self.log)
         token = RE.subscribe(lambda name, doc: self.docs.append((name, doc)))
@@ -108,16 +109,15 @@ def test_steps_visit_every_position_once_and_come_home(RE):
 
 
 def test_a_pause_in_flight_ends_the_run_and_begins_a_new_one(RE):
-    hold = threading.Event()
+    hold, log = threading.Event(), []
 
     def pause():
-        while RE.state != "running":
+        while "camera complete" not in log:
             time.sleep(0.01)
-        time.sleep(0.5)
         RE.request_pause()
 
     threading.Thread(target=pause, daemon=True).start()
-    trial = Trial(RE, hold=hold)
+    trial = Trial(RE, hold=hold, log=log)
     assert trial.error == ""
     assert trial.in_order("stage kickoff", "stage stop", "shutter Close", "camera stop", "PAUSED", "stage kickoff")
     assert [stop["exit_status"] for stop in trial.named("stop")] == ["abort", "success"]
