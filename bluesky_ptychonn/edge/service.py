@@ -204,6 +204,8 @@ class EdgeService:
         ring = intake.ring
         final = self._state == "final"
         text = self._text or run.message_text or intake.problem
+        if self._state == "idle":
+            text = text or f"waiting for the image channel {run.message.image_channel}"
         if intake.overruns:
             text = text or f"the monitor's queue overran {intake.overruns} times"
         return {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bluesky_ptychonn.view.feed import EdgeFeed
 
-PERIOD_MS = 200
+PERIOD_MS = 300
 ROWS = 8
 SEEN = 0.01
 """Part of the largest coverage below which a pixel counts as not seen."""
@@ -196,9 +196,15 @@ def show(prefix: str) -> None:
     feed = EdgeFeed(prefix)
     picture = Picture(figure)
 
+    shown: list[Any] = []
+
     def draw() -> None:
-        picture.update(*feed.now(), answers=feed.answers)
-        figure.canvas.draw_idle()
+        now, answers = feed.now(), feed.answers
+        stats, _, _, attributes = now
+        if shown != (news := [stats, attributes, answers]):  # at rest it costs nothing
+            shown[:] = news
+            picture.update(*now, answers=answers)
+            figure.canvas.draw_idle()
 
     timer = figure.canvas.new_timer(interval=PERIOD_MS)
     timer.add_callback(draw)
