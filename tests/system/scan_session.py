@@ -71,8 +71,10 @@ class ScanSession:
 class _Server:
     def __init__(self, data: str) -> None:
         from bluesky import RunEngine
+        from bluesky.callbacks.best_effort import BestEffortCallback
         from ophyd import EpicsSignal
 
+        from bluesky_ptychonn.callbacks.live import LiveImage
         from bluesky_ptychonn.devices.edge import Edge
         from bluesky_ptychonn.devices.eiger import Eiger
         from bluesky_ptychonn.devices.stage import SpiralStage
@@ -86,6 +88,11 @@ class _Server:
         self.RE = RunEngine(context_managers=[])
         self.docs: list[tuple[str, dict[str, Any]]] = []
         self.RE.subscribe(lambda name, doc: self.docs.append((name, doc)))
+        self.RE.subscribe(LiveImage("nobody:"))
+        table = BestEffortCallback()
+        table.disable_plots()
+        self.RE.subscribe(table)
+        self.monitors = [self.shutter]
 
     def scan(self, then: str, when: str, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         from bluesky.utils import RunEngineInterrupted

@@ -10,6 +10,7 @@ from scan_session import ScanSession
 
 from bluesky_ptychonn.core.scan import positions_from_recipe
 from bluesky_ptychonn.simulation import beamline as simulated
+from bluesky_ptychonn.simulation.trajectory import MotionRecord
 
 pytestmark = [pytest.mark.system, pytest.mark.production_callbacks, pytest.mark.timeout(180)]
 
@@ -118,6 +119,37 @@ def test_a_scan_is_recorded_completely(session, arguments):
     assert np.median(frames[:, 60:70, 60:70].astype(float)) > 0, "the shutter was open"
     assert counters(told)["written"] == points
     at_rest(session.state())
+
+
+def test_captured_positions_are_the_true_ones_at_mid_exposure(beamline, session):
+    told = session.scan(**FLY)
+    (page,) = (doc["data"] for doc in documents(told, "event_page", "positions"))
+    (trajectory,) = beamline.directory.glob("trajectory_*.npz")
+    motion = MotionRecord.load(trajectory)
+    true_um = motion.at(motion.pulse_s + FLY["exposure_s"] / 2)
+    error_um = np.linalg.norm(np.stack([page["stage_y"], page["stage_x"]], axis=1) - true_um, axis=1)
+    planned_um = np.linalg.norm(positions_from_recipe(documents(told, "start")[0]) - true_um, axis=1)
+    assert np.sqrt(np.mean(error_um**2)) < 0.5 * np.sqrt(np.mean(planned_um**2))
+    assert error_um.max() < 0.025
+
+
+def test_monitored_signals_have_streams_of_their_own(session):
+    told = session.scan(**FLY, devices=("shutter", "monitors"))
+    assert told["error"] == ""
+    seen = [doc["data"]["shutter"] for doc in documents(told, "event", "shutter_monitor")]
+    assert seen[-1] == "Close"
+    assert "Open" in seen
+
+
+def test_no_frame_of_an_aborted_scan_is_in_the_next(session):
+    fast = {"exposure_s": 9e-4, "dwell_s": 1e-3}
+    for _ in range(3):
+        session.scan(**fast, width_um=2.8, when="flying", what="pause", then="abort")
+        told = session.scan(**fast)
+        _, unique_id, stamped = frames_of(told)
+        np.testing.assert_array_equal(unique_id, np.arange(len(stamped)))
+        np.testing.assert_array_equal(stamped, np.arange(len(stamped)))
+        assert len(stamped) == documents(told, "start")[0]["num_points"]
 
 
 def test_datum_ranges_cover_every_frame_once(session):
