@@ -19,7 +19,7 @@ from bluesky_ptychonn.io.edge_channels import (
     pva_structure,
 )
 from bluesky_ptychonn.io.ntndarray import make_image
-from bluesky_ptychonn.io.pva import fill
+from bluesky_ptychonn.io.pva_values import fill
 
 logger = logging.getLogger(__name__)
 MESSAGES_WAITING = 16

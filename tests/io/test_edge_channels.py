@@ -12,7 +12,7 @@ from bluesky_ptychonn.io.edge_channels import (
     as_message,
     pva_structure,
 )
-from bluesky_ptychonn.io.pva import fill
+from bluesky_ptychonn.io.pva_values import fill
 
 RUN_VALUES = {
     "run_uid": "uid",

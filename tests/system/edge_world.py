@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,7 @@ def client() -> None:
     """Read and write the edge's channels."""
     from bluesky_ptychonn.io.ntndarray import read_image
     from bluesky_ptychonn.io.pva import PvaChannel
+    from bluesky_ptychonn.view.window import save_picture
 
     channels = {name: PvaChannel(PREFIX + name, 3.0) for name in ("run", "positions", "stats", "stitched", "final")}
 
@@ -204,6 +206,9 @@ def client() -> None:
             image, attributes = read_image(channels[what["image"]].get())
             np.save(what["file"], image)
             return attributes
+        if "picture" in what:
+            save_picture(PREFIX, Path(what["picture"]))
+            return "saved"
         return channels[what["get"]].get()
 
     print("ready", flush=True)

@@ -167,6 +167,14 @@ def test_captured_positions_make_the_final_image(small):
     np.testing.assert_array_equal(stamps(small)[0], np.arange(400)[::-1])
 
 
+def test_the_view_saves_a_picture_of_what_the_edge_shows(small):
+    end_whatever_runs(small)
+    arm(small, "seen")
+    end(small, "seen", small.call("source", **GIVEN))
+    assert small.call("client", picture=str(small.folder / "view" / "picture.png")) == "saved"
+    assert (small.folder / "view" / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_a_run_under_way_is_replaced_only_with_its_token(small):
     arm(small, "mine")
     refused = small.stats()["runs_refused"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bluesky_ptychonn.io.pva import as_pva, fill
+from bluesky_ptychonn.io.pva_values import as_pva, fill
 
 pvaccess = pytest.importorskip("pvaccess")
 
