@@ -22,8 +22,9 @@ class ModelCard:
         Side of the diffraction patterns, and of the central part of the field that the graph takes and gives.
     preparation : {"lift"}
         What the engine does to patterns before the graph.
-    pixel_size_um, energy_kev : float
-        Object pixel size and energy it was trained for.
+    pixel_size_um, energy_kev : float or None
+        Object pixel size and energy it was trained for; None where any will do, because it learned in pixels from
+        many probes.
     reference_counts : float
         Photons per frame in the middle of its training.
     graph_file, golden_file : str
@@ -45,8 +46,8 @@ class ModelCard:
     files: Mapping[str, str]
     frame_px: int
     patch_px: int
-    pixel_size_um: float
-    energy_kev: float
+    pixel_size_um: float | None
+    energy_kev: float | None
     reference_counts: float = 1e5
     preparation: str = "lift"
     graph_file: str = "model.onnx"
@@ -65,6 +66,8 @@ class ModelCard:
             raise ValueError(f"card: patch_px = {self.patch_px} px; allowed is at most frame_px = {self.frame_px} px")
         for name in ("pixel_size_um", "energy_kev", "reference_counts"):
             value = getattr(self, name)
+            if value is None and name != "reference_counts":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ValueError(f"card: {name} = {value!r}; it must be a positive number")
         for name in ("name", "version"):

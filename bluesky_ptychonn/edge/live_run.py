@@ -44,7 +44,7 @@ def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Ge
     card = engine.card
     for name, unit in (("pixel_size_um", "um"), ("energy_kev", "keV")) if card else ():
         here, there = getattr(geometry, name), getattr(card, name)
-        if abs(here - there) > MISMATCH * there:
+        if there is not None and abs(here - there) > MISMATCH * there:
             raise ValueError(
                 f"{name} = {here:.5g} {unit} differs by more than {MISMATCH:.0%} from {there:.5g} {unit} of model "
                 f"{card and card.version}; use a model trained for it, or the engine 'lift'"

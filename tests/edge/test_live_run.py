@@ -41,3 +41,9 @@ def test_a_model_made_for_something_else_is_refused_with_a_remedy(change, named)
 
 def test_an_engine_without_a_model_takes_any_geometry():
     assert check_run(message(distance_m=2.0), SimpleNamespace(card=None, frame_px=128), PROBE)
+
+
+def test_a_model_that_learned_in_pixels_takes_any_pixel_size():
+    card = ModelCard("starter", "000001", CARD.files, 128, 96, None, None)
+    engine = SimpleNamespace(card=card, frame_px=128)
+    assert check_run(message(distance_m=2.0, energy_kev=6.0), engine, PROBE).energy_kev == 6.0

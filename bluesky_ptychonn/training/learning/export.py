@@ -54,8 +54,8 @@ def export(checkpoint_dir: Path, out: Path, *, name: str, version: str) -> Model
         files={file: sha256_of(data) for file, data in files.items()},
         frame_px=GEOMETRY.frame_px,
         patch_px=PATCH_PX,
-        pixel_size_um=GEOMETRY.pixel_size_um,
-        energy_kev=GEOMETRY.energy_kev,
+        pixel_size_um=None,  # it has seen many probes, and only in pixels
+        energy_kev=None,
         training=state["figures"],
     )
     out.mkdir(parents=True, exist_ok=True)
