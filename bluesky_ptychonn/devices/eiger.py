@@ -135,6 +135,8 @@ class Eiger(StagedEiger):
         return self._begin("frames", self._complete)
 
     def _complete(self, status: WorkStatus) -> None:
+        if not self._alive():
+            raise TimeoutError(f"{self.name} does not answer; is its IOC running?")
         planned = self._request.points if self._request else 0
         seen, changed_at = -1, time.monotonic()
         while not (status.stopped.is_set() or self._ended):
@@ -176,12 +178,15 @@ class Eiger(StagedEiger):
             raise OSError(f"{self.name}: writing {self._file} failed: {hdf.write_message.get()}; is the disk full?")
 
     def stop(self, *, success: bool = False) -> None:
-        """End what is running, disarm, do not wait. Harmless on an idle or dead detector."""
+        """End what is running, disarm, do not wait. Harmless on an idle detector; told, not raised, on a dead one."""
         self._ended = True
         for work in self._works:
             work.stopped.set()
-        if self._alive() and self.cam.acquire.get():
-            self.cam.acquire.put(0)
+        try:
+            if self._alive() and self.cam.acquire.get():
+                self.cam.acquire.put(0)
+        except Exception as error:
+            self.log.error("%s cannot be disarmed: %s", self.name, error)
 
     def unstage(self) -> list[object]:
         self.stop(success=True)

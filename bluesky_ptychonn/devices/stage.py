@@ -11,7 +11,7 @@ from ophyd import EpicsSignal, EpicsSignalRO
 from bluesky_ptychonn.core.request import ScanRequest
 from bluesky_ptychonn.core.trajectory import profile_points, to_mid_exposure
 from bluesky_ptychonn.devices.stage_base import LEAD_S, PositionedStage
-from bluesky_ptychonn.devices.waiting import WorkStatus, address, answering, put_checked, wait_until
+from bluesky_ptychonn.devices.waiting import WorkStatus, address, answers, put_checked, wait_until
 
 BUILD_S = 300.0
 TRIGGER_INDEX = "trigger_index"
@@ -35,11 +35,12 @@ class SpiralStage(PositionedStage):
         super().__init__(prefix, name=name, **kwargs)
         self._request: ScanRequest | None = None
         self._started_at = 0.0
-        self._executed = self._read_back = self._ended = False
+        self._latched_um = np.empty((0, 2))
+        self._executed = self._ended = False
 
     def stage(self) -> list[object]:
         """Wait until motors and trajectory controller rest."""
-        self._executed = self._read_back = False
+        self._executed = False
         self._forget_counts()
         wait_until(
             lambda: (
@@ -63,7 +64,8 @@ class SpiralStage(PositionedStage):
     def prepare(self, request: ScanRequest) -> WorkStatus:
         """Build the trajectory of a fly scan; nothing moves."""
         self._request = request
-        self._executed = self._read_back = self._ended = False
+        self._executed = self._ended = False
+        self._latched_um = np.empty((0, 2))
         self._forget_counts()
         return self._begin("build", lambda status: self._build(request, status) if request.fly else None)
 
@@ -98,11 +100,11 @@ class SpiralStage(PositionedStage):
         taken = threading.Event()
         command.put(1, use_complete=True, callback=lambda **_: taken.set())
         wait_until(
-            lambda: status.stopped.is_set() or (taken.is_set() and state.get() == "Done") or not answering(state),
+            lambda: status.stopped.is_set() or (taken.is_set() and state.get() == "Done") or not state.connected,
             timeout_s,
             lambda: f"{address(command)} does not end: {address(state)} is {state.get()}",
         )
-        if not answering(state):
+        if not state.connected:
             raise TimeoutError(f"{address(state)} was lost; is the stage's IOC running?")
 
     def kickoff(self) -> WorkStatus:
@@ -132,6 +134,8 @@ class SpiralStage(PositionedStage):
         profile, request = self.profile, self._request
         if request is None or not self._executed:
             return
+        if not self._alive():
+            raise TimeoutError(f"{self.name} does not answer; is its IOC running?")
         points = request.points + 2
         deadline = time.monotonic() + 1.5 * request.points * request.dwell_s + 30.0
         while not status.stopped.is_set() and profile.execute_state.get() != "Done":
@@ -156,18 +160,32 @@ class SpiralStage(PositionedStage):
     def _fetch(self, status: WorkStatus) -> None:
         """Have the controller fill the readback records."""
         self._command(status, self.profile.readback, self.profile.readback_state, 10.0)
-        self._read_back = True
+        profile, most = self.profile, self._request.points if self._request else 0
+        pulses = int(profile.actual_pulses.get())
+        if pulses:
+            columns = [np.atleast_1d(axis.get())[:most] for axis in (profile.readbacks_y, profile.readbacks_x)]
+            self._latched_um = np.stack(columns, axis=1)
+        self.counters.pulses.put(pulses)
+        self.counters.trigger_slots.put(len(self._latched_um) or pulses)
 
     def stop(self, *, success: bool = False) -> None:
-        """End motion at once, do not wait. Harmless on a resting or dead stage."""
+        """End motion at once, do not wait. Harmless on a resting stage; told, not raised, on a dead one."""
         self._ended = True
         for work in self._works:
             work.stopped.set()
-        for motor in self._motors:
-            if answering(motor.motor_stop, motor.motor_done_move) and not motor.motor_done_move.get(use_monitor=False):
-                motor.motor_stop.put(1)
-        if answering(self.profile.execute_state) and self.profile.execute_state.get() != "Done":
-            self.profile.abort.put(1)
+        try:
+            if self._alive():
+                if self.profile.execute_state.get() != "Done":
+                    self.profile.abort.put(1)
+                for motor in self._motors:
+                    if not motor.motor_done_move.get(use_monitor=False):
+                        motor.motor_stop.put(1)
+        except Exception as error:
+            self.log.error("%s cannot be stopped: %s", self.name, error)
+
+    def _alive(self) -> bool:
+        """Whether the IOC answers, asked now."""
+        return answers(lambda: self.profile.execute_state)
 
     # documents
 
@@ -203,28 +221,20 @@ class SpiralStage(PositionedStage):
         yield {"time": times, "data": data, "timestamps": {key: times for key in data}}
 
     def _captured_um(self) -> np.ndarray:
-        request, profile = self._request, self.profile
-        if request is None or not self._read_back or not answering(profile.readbacks_y):
+        request = self._request
+        if request is None:
             return np.empty((0, 2))
-        columns = [
-            np.atleast_1d(signal.get())[: request.points] for signal in (profile.readbacks_y, profile.readbacks_x)
-        ]
-        if int(profile.actual_pulses.get()) == 0:
-            return np.empty((0, 2))
-        latched_um = np.stack(columns, axis=1)
-        return to_mid_exposure(latched_um, request.positions_um, request.exposure_s, request.dwell_s)
+        return to_mid_exposure(self._latched_um, request.positions_um, request.exposure_s, request.dwell_s)
 
     def _forget_counts(self) -> None:
         self.counters.pulses.put(-1)
         self.counters.trigger_slots.put(-1)
 
     def refresh_counters(self) -> WorkStatus:
-        """Bring `counters` up to date; a dead controller leaves them unknown (-1)."""
+        """Bring `counters` up to date; they are unknown (-1) until the trajectory is read back."""
         return self._begin("counters", lambda status: self._refresh_counters())
 
     def _refresh_counters(self) -> None:
-        flying = self._request is not None and self._request.fly
-        known = flying and answering(self.profile.actual_pulses)
-        pulses = int(self.profile.actual_pulses.get()) if known and self._executed else 0
-        self.counters.pulses.put(pulses if known else -1)
-        self.counters.trigger_slots.put(len(self._captured_um()) or pulses if known else -1)
+        if self._request is not None and self._request.fly and not self._executed:
+            self.counters.pulses.put(0)
+            self.counters.trigger_slots.put(0)

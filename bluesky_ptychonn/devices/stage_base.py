@@ -10,7 +10,7 @@ from bluesky_ptychonn.core.request import ScanRequest
 from bluesky_ptychonn.core.trajectory import ProfilePoints, profile_points
 from bluesky_ptychonn.devices.signals import Setting
 from bluesky_ptychonn.devices.stage_pvs import ProfileMove, StageCounters, StageMotor
-from bluesky_ptychonn.devices.waiting import WorkStatus, in_background, wait_until
+from bluesky_ptychonn.devices.waiting import WorkStatus, answers, in_background, wait_until
 
 LEAD_S = 0.05
 
@@ -95,6 +95,8 @@ class PositionedStage(Device):
 
     def set(self, position_um: tuple[float, float]) -> WorkStatus:
         """Move to (y, x); done when both motors rest there."""
+        if not answers(lambda: self.y.motor_done_move):
+            raise TimeoutError(f"{self.name} does not answer; is its IOC running?")
         for motor, target in zip(self._motors, position_um, strict=True):
             motor.check_value(target)
         return self._begin("move", lambda status: self._move(position_um, status))

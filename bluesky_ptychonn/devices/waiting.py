@@ -65,9 +65,14 @@ def put_checked(signal: Signal, value: Any, timeout_s: float = 3.0) -> None:
     )
 
 
-def answering(*signals: Signal) -> bool:
-    """Whether these PVs are connected, as far as is known without asking."""
-    return all(signal.connected for signal in signals)
+def answers(signal: Callable[[], Signal], timeout_s: float = 0.5) -> bool:
+    """Whether a PV answers now; the signal is given as a function because a lazy one connects when it is named."""
+    try:
+        signal().get(timeout=timeout_s, connection_timeout=timeout_s, use_monitor=False)
+    except Exception as error:  # Channel Access, ophyd and its monitors have a class each for silence
+        logger.info("no answer: %s", error)
+        return False
+    return True
 
 
 class WorkStatus(DeviceStatus):

@@ -17,7 +17,7 @@ from bluesky_ptychonn.plans.guard import Note, PausedInFlight, PauseGuard, attem
 logger = logging.getLogger(__name__)
 
 OPEN, CLOSE = "Open", "Close"
-SHUTTER_S = 10.0
+SHUTTER_S = 5.0
 POINTS_PER_COLLECT = 20
 
 
@@ -37,6 +37,7 @@ class Scan:
         self.detector, self.stage, self.shutter, self.edge = detector, stage, shutter, edge
         self.monitors = monitors
         self._declared = False
+        self._may_be_open = shutter is not None
         self._closing: Any = None
         self.guard = PauseGuard(self._on_pause if request.fly else None)
 
@@ -55,6 +56,7 @@ class Scan:
     def run(self, md: Mapping[str, Any]) -> MsgGenerator[str]:
         """Stage, record one run, and put everything back."""
         self.guard.paused = self._declared = False
+        self._may_be_open = self.shutter is not None
 
         def staged() -> MsgGenerator[str]:
             yield from self.guard.watch()
@@ -78,12 +80,19 @@ class Scan:
         yield from attempt(f"moving {stage.name} back to {self.request.center_um} um", lambda: guard.insist(home))
 
     def _close_shutter(self) -> MsgGenerator[None]:
-        if self.shutter is not None:
+        """Close it; one that does not answer is not asked again, because everything else waits for it."""
+        if not self._may_be_open:
+            return
+        try:
             deadline = time.monotonic() + SHUTTER_S
             while self._closing is not None and not self._closing.done and time.monotonic() < deadline:
                 yield from bps.sleep(0.02)
             yield from bps.abs_set(self.shutter, CLOSE, group="shutter")
             yield from bps.wait("shutter", timeout=SHUTTER_S)
+        except TimeoutError:
+            self._may_be_open = False
+            raise
+        self._may_be_open = False
 
     def _recorded(self, md: Mapping[str, Any]) -> MsgGenerator[str]:
         uid = yield from bps.open_run(md=self._metadata(md))

@@ -143,6 +143,8 @@ class _Server:
 
     def state(self) -> dict[str, Any]:
         eiger = self.eiger
+        for device in (eiger, self.stage, self.shutter):
+            device.wait_for_connection(timeout=5)
         return {
             "shutter": self.shutter.get(),
             "acquire": int(eiger.cam.acquire.get()),
