@@ -66,9 +66,12 @@ def put_checked(signal: Signal, value: Any, timeout_s: float = 3.0) -> None:
 
 
 def answers(signal: Callable[[], Signal], timeout_s: float = 0.5) -> bool:
-    """Whether a PV answers now; the signal is given as a function because a lazy one connects when it is named."""
+    """Whether a PV answers now; the signal is given as a function because a lazy one connects when it is named.
+
+    A lost connection is known at once; a busy IOC gets more time.
+    """
     try:
-        signal().get(timeout=timeout_s, connection_timeout=timeout_s, use_monitor=False)
+        signal().get(timeout=4 * timeout_s, connection_timeout=timeout_s, use_monitor=False)
     except Exception as error:  # Channel Access, ophyd and its monitors have a class each for silence
         logger.info("no answer: %s", error)
         return False
