@@ -15,6 +15,8 @@ HC_KEV_UM = 1.239841984e-3
 CONE = 0.01
 """Brightness, in units of the brightest pixel, from which on a detector pixel belongs to the cone of the probe."""
 
+PROBE_FRAMES = 64
+"""First frames of a run from which its probe is measured."""
 FEWEST_FRAMES = 8
 """Frames from which on their mean says something of the cone."""
 

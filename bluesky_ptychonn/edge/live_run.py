@@ -8,7 +8,7 @@ import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
 from bluesky_ptychonn.core.frames import FrameGeometry
-from bluesky_ptychonn.core.optics import Geometry, counts_of, with_counts
+from bluesky_ptychonn.core.optics import PROBE_FRAMES, Geometry, counts_of, measured_probe, with_counts
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.edge.image import LiveImage
@@ -98,6 +98,7 @@ class LiveRun:
         self.lock = threading.Lock()
         """Held whenever the image changes."""
         self.intensity_scale = 0.0
+        self._early: np.ndarray | None = None
         self.positions_source = "planned"
         self.message_text = ""
         self.withdrawn = 0
@@ -145,6 +146,8 @@ class LiveRun:
         if not self.intensity_scale and not self._set_scale(patterns):
             self.rejected += len(frames)
             return False
+        if self._early is not None:
+            self._measure_probe(patterns)
         patches = self.engine.infer(patterns)
         with self.lock:
             kept = int(np.searchsorted(sequences, self.intake.pairing.kept))  # some may have been withdrawn meanwhile
@@ -157,8 +160,8 @@ class LiveRun:
         if counts < 1:
             self.message_text = "frames are dark: is the shutter open?"
             return False
-        self.engine.set_probe(with_counts(self._probe, counts))
         self.intensity_scale = counts
+        self._early = patterns[:0]
         self.message_text = ""
         reference = self.engine.card.reference_counts if self.engine.card else counts
         if not 1 / SCALE_FACTOR <= counts / reference <= SCALE_FACTOR:
@@ -168,6 +171,17 @@ class LiveRun:
             )
             logger.warning("%s", self.message_text)
         return True
+
+    def _measure_probe(self, patterns: np.ndarray) -> None:
+        """Take the cone's brightness from the first frames: at once, better at a quarter of them, settled with all."""
+        early = self._early
+        if early is None:
+            return
+        before = len(early)
+        early = np.concatenate([early, patterns])[:PROBE_FRAMES]
+        if not before or before < PROBE_FRAMES // 4 <= len(early) or len(early) == PROBE_FRAMES:
+            self.engine.set_probe(with_counts(measured_probe(self._probe, early), self.intensity_scale))
+        self._early = early if len(early) < PROBE_FRAMES else None
 
     def withdraw_doubtful(self) -> None:
         """Take out of the image what the pairing no longer stands for."""

@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from bluesky_ptychonn.core.optics import counts_of, with_counts
+from bluesky_ptychonn.core.optics import PROBE_FRAMES, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas, add_patches, stitched_image
-
-SCALE_FRAMES = 16
 
 
 def stitch_scan(
@@ -28,7 +26,7 @@ def stitch_scan(
     positions_um : (N, 2) float
         Probe centres (y, x), um.
     probe : (n, n) complex64
-        Illumination of any power; it is scaled to the counts.
+        Illumination of any power; counts and brightness of its cone are taken from the first frames.
     pixel_size_um : float
         Of the object.
     canvas : Canvas, optional
@@ -42,7 +40,7 @@ def stitch_scan(
         Sum of stitching weights.
     canvas : Canvas
     """
-    scaled = with_counts(probe, counts_of(patterns[:SCALE_FRAMES], probe))
+    scaled = measured_probe(probe, patterns[:PROBE_FRAMES])
     engine.set_probe(scaled)
     size = engine.patch_px
     edge = (len(scaled) - size) // 2

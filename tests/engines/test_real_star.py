@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bluesky_ptychonn.core.optics import measured_probe
 from bluesky_ptychonn.engines.offline import stitch_scan
 from bluesky_ptychonn.engines.registry import NAMES, open_engine
 
@@ -20,7 +19,6 @@ def test_star_is_plain_to_see(name, real_data):
         pytest.importorskip("openvino")
     with np.load(real_data / "siemens_star_128.npz") as star:
         patterns, positions_um, probe = star["patterns"], star["positions_px"] * PIXEL_UM, star["probe"]
-    probe = measured_probe(probe, patterns[:16])
     image, _, canvas = stitch_scan(open_engine(name), patterns, positions_um, probe, PIXEL_UM)
     angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
     y, x = np.array(CENTRE_PX) - np.array(canvas.origin_um) / PIXEL_UM
