@@ -37,7 +37,8 @@ def save_comparison(
     height, width = coverage.shape
     extent = (0, width * pixel_size_um, height * pixel_size_um, 0)
     centred = [(title, image - np.nanmean(image)) for title, image in phases]
-    low, high = np.nanpercentile(centred[0][1], [1, 99])
+    ranges = [np.nanpercentile(image, [2, 98]) for _, image in centred]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     for axis, (title, image) in zip(axes, centred, strict=False):
         axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
         axis.set_title(title)

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 DEAD_TIME_S = 1e-7
 SUB_STEPS = 5
-STANDING_FRAMES = 16
 CLOCK_GRAIN_S = 2e-6
 
 
@@ -175,7 +174,7 @@ class Detector:
         s, start_s = self.settings, time.time()
         pool = self._pool if self._motion is not None and not self._moved and not s.manual else None
         if pool is None:
-            pool = self._standing(int(min(count, STANDING_FRAMES)))
+            pool = self._standing(int(min(count, self.source.different_frames)))
         period_s = max(s.period_s, s.exposure_s + DEAD_TIME_S)
         taken = 0
         while taken < count:

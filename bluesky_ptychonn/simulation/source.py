@@ -11,6 +11,7 @@ from bluesky_ptychonn.core.optics import Geometry, shifted
 
 NO_DATA = np.iinfo(np.uint16).max
 BATCH = 16
+NOISES = 16
 FINE = 8
 """Probe positions per object pixel."""
 
@@ -20,6 +21,8 @@ class Source(Protocol):
 
     beam_center_px: tuple[int, int]
     """Zero frequency (y, x) in the frame."""
+    different_frames: int
+    """After so many frames at one place a free-running series may begin again."""
     stamp_pixel: tuple[int, int] | None
     """First pixel of the module gap, which may carry a trigger index; None where there is no gap."""
     bad_pixels: np.ndarray
@@ -113,6 +116,7 @@ class PhysicsSource:
         self.origin_um = -self.pixel_size_um * (np.array(object_.shape) // 2)
         self.face = DetectorFace.of(geometry.frame_px, seed)
         self.beam_center_px = self.face.beam_center_px
+        self.different_frames = NOISES
         self.stamp_pixel: tuple[int, int] | None = (0, self.face.gap_columns[0])
         self.bad_pixels = self.face.bad_pixels
         self._object = object_
@@ -204,6 +208,7 @@ class RecordedSource:
         self._patterns = patterns
         self.probe: np.ndarray | None = None if probe is None else (probe / np.linalg.norm(probe)).astype(np.complex64)
         self.beam_center_px = (patterns.shape[1] // 2, patterns.shape[2] // 2)
+        self.different_frames = len(patterns)
         self.stamp_pixel: tuple[int, int] | None = None
         self.bad_pixels = np.zeros(patterns.shape[1:], bool)
 

@@ -148,3 +148,9 @@ def test_software_triggers_of_a_series(detector):
     until(lambda: not detector.state.acquiring)
     assert ids(detector) == list(range(6))
     assert detector.state.ignored_triggers == 1
+
+
+def test_a_free_running_series_plays_a_whole_recorded_scan(detector):
+    arm(detector, TriggerMode.INTERNAL_SERIES, 1, images=50)
+    until(lambda: not detector.state.acquiring)
+    assert values(detector) == list(range(50))
