@@ -121,7 +121,7 @@ class FastLift:
         return out
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _change(patterns, missing, amplitude, phase, change):
     """Fill ``change`` with (sqrt(I) - |Psi0|) Psi0 / |Psi0|, 0 where there is no data."""
     frames, height, width = patterns.shape
@@ -135,7 +135,7 @@ def _change(patterns, missing, amplitude, phase, change):
                 change[b, y, x] = difference * phase[y, x]
 
 
-@numba.njit(cache=True, fastmath={"contract"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _finish(field, corner, inverse, out):
     """Multiply the central part of ``field`` by the inverse probe and split real and imaginary parts."""
     frames = field.shape[0]

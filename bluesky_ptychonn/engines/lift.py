@@ -43,10 +43,10 @@ def lift_for(probe: np.ndarray, frame_px: int, patch_px: int) -> FastLift:
     return FastLift(probe, patch_px)
 
 
-def lifted(lift: FastLift | None, patterns: np.ndarray, max_batch: int) -> np.ndarray:
+def lifted(lift: FastLift | None, patterns: np.ndarray, max_batch: int, out: np.ndarray | None = None) -> np.ndarray:
     """Lift one batch of patterns, within the limits of an engine."""
     if lift is None:
         raise RuntimeError("the engine has no probe yet; call set_probe first")
     if not 1 <= len(patterns) <= max_batch:
         raise ValueError(f"a batch of {len(patterns)} patterns; this engine takes 1 to {max_batch}")
-    return lift(patterns)
+    return lift(patterns, out)

@@ -41,7 +41,7 @@ class OpenVinoEngine:
         core = openvino.Core()
         try:
             graph = core.read_model(model.graph_path)
-            graph.reshape([openvino.Dimension(1, max_batch), 2, self.patch_px, self.patch_px])
+            graph.reshape([max_batch, 2, self.patch_px, self.patch_px])  # a fixed batch is a tenth faster
             shape = graph.output(0).partial_shape
             if shape.rank.get_length() != 3 or [shape[i].get_length() for i in (1, 2)] != 2 * [self.patch_px]:
                 raise EngineMismatch(
@@ -54,6 +54,7 @@ class OpenVinoEngine:
                 f"model {model.card.version} cannot be compiled: {str(error).strip()[-300:]}"
             ) from error
         self._request = compiled.create_infer_request()
+        self._input = np.zeros((max_batch, 2, self.patch_px, self.patch_px), np.float32)
         check_golden(self, model)
         self._lift = None
 
@@ -63,8 +64,9 @@ class OpenVinoEngine:
 
     def infer(self, patterns: np.ndarray) -> np.ndarray:
         """Patterns (B, N, N) to phase (B, h, h) float32, rad."""
-        result = self._request.infer({0: lifted(self._lift, patterns, self.max_batch)}, share_inputs=True)
-        return result[0]
+        count = len(patterns)
+        lifted(self._lift, patterns, self.max_batch, self._input[:count])
+        return self._request.infer({0: self._input}, share_inputs=True)[0][:count]
 
 
 def check_golden(engine, model: StoredModel) -> None:
