@@ -67,6 +67,7 @@ class LiveImage(DocumentRouter):
         self._open_channel = open_channel
         self._channels: dict[str, Any] = {}
         self._run: RunStart | None = None
+        self._token = uuid.uuid4().hex  # the same for all runs: one that never ended gives way to the next
         self._forget()
         self._jobs: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue(maxsize=100)
         threading.Thread(target=self._work, name="live image", daemon=True).start()
@@ -74,7 +75,6 @@ class LiveImage(DocumentRouter):
     def _forget(self) -> None:
         self._streams: dict[str, str] = {}
         self._captured: dict[str, list[Any]] = {}
-        self._token = uuid.uuid4().hex
         self._told_end = False
 
     # documents

@@ -111,9 +111,12 @@ class Edge(Device):
 
     def _ask(self) -> None:
         try:
-            self._seen = ABSENT | {key: value for key, value in self.stats.get().items() if key in ABSENT}
+            stats = {key: value for key, value in self.stats.get().items() if key in ABSENT}
         except TimeoutError as error:
-            self._seen = ABSENT | {"message": str(error)}
+            stats = {"message": str(error)}
+        if stats.get("run_uid", self._run_uid) != self._run_uid:  # its figures are of another run
+            stats = {key: stats[key] for key in ("state", "message") if key in stats}
+        self._seen = ABSENT | stats
         self._seen_at = time.time()
 
     def read(self) -> Any:

@@ -89,7 +89,7 @@ class Link:
 
         self.name = name
         self.channel = pvaccess.Channel(name)
-        self.was_connected = False
+        self._sought = False
         self._gets, self._puts = _Answers(), _Answers()
         _keep_for_ever(self.channel)
 
@@ -111,10 +111,10 @@ class Link:
 
     @property
     def lost(self) -> bool:
-        """Whether it had a server and has none now; such a one comes back late, a fresh one at once."""
+        """Whether it had, or sought, a server and has none now; such a one finds it late, a fresh one at once."""
         connected = bool(self.channel.isConnected())
-        lost = self.was_connected and not connected
-        self.was_connected |= connected
+        lost = self._sought and not connected
+        self._sought |= connected
         return lost
 
     def ask(self, descriptor: str, timeout_s: float, *message: Any) -> Any:
@@ -122,7 +122,9 @@ class Link:
         self.channel.setTimeout(timeout_s)
         answers, request = (self._puts, self.channel.asyncPut) if message else (self._gets, self.channel.asyncGet)
         # pvapy's own timeout covers the connection only; a hung server says nothing
-        return answers.ask(request, message, descriptor, timeout_s + 0.2)
+        answer = answers.ask(request, message, descriptor, timeout_s + 0.2)
+        self._sought = True
+        return answer
 
 
 class Monitor:

@@ -115,11 +115,13 @@ def test_a_run_without_counters_still_ends_at_the_edge(edge):
     assert edge.puts[1][1]["triggered"] == -1
 
 
-def test_runs_have_different_tokens(edge):
-    callback = LiveImage("e:", open_channel=edge)
-    play(callback, counters=COUNTERS)
-    play(callback, counters=COUNTERS)
-    assert len({message["token"] for _, message in edge.puts}) == 2
+def test_a_run_that_never_ended_gives_way_to_the_next_of_the_same_callback_only(edge):
+    mine, theirs = LiveImage("e:", open_channel=edge), LiveImage("e:", open_channel=edge)
+    for live in (mine, mine, theirs):
+        live("start", start_document().start_doc)
+        assert live.wait(5)
+    tokens = [message["token"] for _, message in edge.puts]
+    assert tokens[0] == tokens[1] != tokens[2]
 
 
 def test_other_runs_are_none_of_its_business(edge):

@@ -82,6 +82,15 @@ def test_the_final_image_ends_the_wait(edge):
     assert edge.finishing.get() == "final"
 
 
+def test_figures_of_another_run_are_not_those_of_this_one(edge):
+    FakeChannel.answer = {**blank(STATS), "run_uid": "another run", "state": "running", "frames_received": 12}
+    edge.prepare("this run").wait(5)
+    edge.trigger().wait(5)
+    reading = edge.read()
+    assert reading["edge_frames_received"]["value"] == -1
+    assert reading["edge_state"]["value"] == "running"
+
+
 @pytest.mark.parametrize("answers", [True, False])
 def test_readings_match_their_description(edge, answers):
     FakeChannel.answer = {**blank(STATS), "state": "running", "frames_stitched": 12} if answers else None
