@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 MAX_CANVAS_PX = 64_000_000
@@ -108,9 +109,21 @@ def add_patches(
             f"corners_px[{outside[0]}] = {corners_px[outside[0]].tolist()} px leaves the "
             f"{total.shape} px canvas; allowed is 0 to {last.tolist()}; enlarge the canvas"
         )
-    for patch, (y, x) in zip(patches, corners_px, strict=True):
-        total[y : y + h, x : x + w] += weights * patch
-        coverage[y : y + h, x : x + w] += weights
+    if len(corners_px) != len(patches):
+        raise ValueError(f"{len(patches)} patches and {len(corners_px)} corners_px; give one corner for each patch")
+    _add(total, coverage, patches, weights, corners_px)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(total, coverage, patches, weights, corners_px):
+    _, height, width = patches.shape
+    for b in range(len(patches)):
+        top, left = corners_px[b]
+        for y in range(height):
+            for x in range(width):
+                weight = weights[y, x]
+                total[top + y, left + x] += weight * patches[b, y, x]
+                coverage[top + y, left + x] += weight
 
 
 def stitched_image(total: np.ndarray, coverage: np.ndarray) -> np.ndarray:
