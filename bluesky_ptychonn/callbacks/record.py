@@ -74,7 +74,7 @@ class TiledRecorder:
 
 
 def ingest(path: Path, catalog: Any) -> str:
-    """Send a backed-up run to Tiled.
+    """Send a backed-up run to Tiled; what the server took of it before it failed is replaced.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def ingest(path: Path, catalog: Any) -> str:
     Raises
     ------
     ValueError
-        If the file is torn or holds no complete run; nothing was sent then.
+        If the file is torn or holds no complete run, or the catalog has the complete run; nothing was sent then.
     """
     from bluesky_tiled_plugins import TiledWriter
 
@@ -107,7 +107,12 @@ def ingest(path: Path, catalog: Any) -> str:
     names = [name for name, _ in documents]
     if names.count("start") != 1 or names[:1] != ["start"] or names[-1:] != ["stop"]:
         raise ValueError(f"{path} does not hold one whole run, from its start to its stop document")
+    uid = documents[0][1]["uid"]
+    if uid in catalog:
+        if "stop" in catalog[uid].metadata:
+            raise ValueError(f"run {uid} of {path} is in the catalog already, whole; the file is no longer needed")
+        catalog.delete_contents([uid], recursive=True, external_only=False)  # the detector's files stay
     writer = TiledWriter(catalog)
     for name, doc in documents:
         writer(name, doc)
-    return documents[0][1]["uid"]
+    return uid

@@ -229,6 +229,8 @@ def test_tiled_killed(services, session, caplog):
     services.start_catalog()
     wait_for_answers(session)
     assert ingest(backup, session.cat) == told.uid
+    with pytest.raises(ValueError, match="in the catalog already"):
+        ingest(backup, session.cat)
     run = session.cat[told.uid]
     assert run.metadata["stop"]["exit_status"] == "success"
     data = read_run(run)
