@@ -114,7 +114,7 @@ class LiveImage(DocumentRouter):
             return
         self._told_end = True
         y_key, x_key = self._run["motors"]  # type: ignore[typeddict-item]
-        triggers = "trigger_slots" if self._run["ptycho"]["fly"] else "triggers_sent"  # type: ignore[typeddict-item]
+        triggers = "pulses" if self._run["ptycho"]["fly"] else "triggers_sent"  # type: ignore[typeddict-item]
         message = as_message(
             PositionsMessage(
                 run_uid=self._run["uid"],

@@ -199,8 +199,9 @@ class LiveRun:
         """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""
         self._end()
         pairing, in_plugin = self.intake.pairing, _known(positions.lost_in_plugin)
+        # captured positions also count triggers which were not sent
         slots = max(positions.triggered, int(positions.trigger_index.max(initial=-1)) + 1)
-        if positions.exit_status == "success":
+        if slots <= 0 and positions.exit_status == "success":
             slots = self.message.frames
         with self.intake.lock:
             pairing.finish(slots or None, _known(positions.lost_in_detector), in_plugin)

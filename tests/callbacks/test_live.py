@@ -83,7 +83,7 @@ def play(callback, *, captured=(0, 1, 2), counters=None, exit_status="success", 
     return run.start_doc
 
 
-COUNTERS = {"trigger_slots": 3, "triggers_sent": 0, "lost_in_detector": 1, "lost_in_plugin": 2, "outcome": "success"}
+COUNTERS = {"pulses": 3, "triggers_sent": 0, "lost_in_detector": 1, "lost_in_plugin": 2, "outcome": "success"}
 
 
 def test_one_run_message_and_one_positions_message(edge):

@@ -28,6 +28,7 @@ FAULTS = {
 }
 FAST = {"width_um": 2.3, "step_um": 0.24, "exposure_s": 1e-3, "dwell_s": 2e-3}
 """About 100 points."""
+FASTEST = {"exposure_s": 0.5e-3, "dwell_s": 1e-3}
 
 
 class StampEngine:
@@ -125,6 +126,7 @@ class StampedScans:
         stamp: bool = True,
         when: Callable[[], bool] | None = None,
         then: Callable[[], object] | None = None,
+        must_interfere: bool = True,
         **arguments: Any,
     ) -> Told:
         """One fly scan with these triggers lost; ``then`` is done as soon as ``when`` comes true."""
@@ -137,7 +139,7 @@ class StampedScans:
             put(FAULTS[kind], [int(index) for index in np.atleast_1d(indices)])
         settings = {**FAST, "edge": self.edge, "shutter": session.shutter, **arguments}
         plan = spiral_ptycho_scan(session.detector, session.stage, **settings)
-        with once(when, then):
+        with once(when, then, must=must_interfere):
             try:
                 self.RE(plan, lambda name, doc: documents.append((name, doc)))
             except Exception as failure:
@@ -172,6 +174,31 @@ class StampedScans:
 
     def check_safe(self) -> None:
         check_safe(self.session)
+
+
+def abort_and_restart(scans: StampedScans, times: int) -> None:
+    """Abort at 1 kHz; the frames of that run carry no stamp, so that any of them would be seen in the next image."""
+    for attempt in range(times):
+        aborted = scans.scan(
+            **{**FASTEST, "width_um": 6.5},
+            stamp=False,
+            clock=("detector", "ioc")[attempt % 2],
+            when=lambda attempt=attempt: scans.pulses() > 60 + 37 * (attempt % 10),
+            then=scans.RE.abort,
+        )
+        assert aborted.stop()["exit_status"] == "abort"
+        assert 0 < aborted.stats["frames_received"] < aborted.start()["num_points"]
+        told = scans.scan(**FASTEST, clock=("detector", "ioc")[attempt // 2 % 2])
+        assert NOT_STAMPED not in told.shown
+        told.check_whole()
+
+
+def start_again_and_again(scans: StampedScans, times: int) -> None:
+    """Short scans: none loses its first frame, nor any other."""
+    for attempt in range(times):
+        told = scans.scan(width_um=0.6, clock=("detector", "ioc")[attempt % 2])
+        assert told.shown[0] == 0
+        told.check_whole()
 
 
 def stamps_at(image: np.ndarray, attributes: Mapping[str, Any], positions_um: np.ndarray) -> tuple[np.ndarray, int]:
@@ -217,8 +244,10 @@ def check_safe(session: Any, home_um: tuple[float, float] = (0.0, 0.0)) -> None:
 class once:  # noqa: N801
     """Do something in a thread when a condition comes true while the block runs; the block fails if it never did."""
 
-    def __init__(self, when: Callable[[], bool] | None, then: Callable[[], object] | None) -> None:
-        self._when, self._then, self._over, self._done = when, then, threading.Event(), False
+    def __init__(
+        self, when: Callable[[], bool] | None, then: Callable[[], object] | None, *, must: bool = True
+    ) -> None:
+        self._when, self._then, self._over, self._done = when, then, threading.Event(), not must
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:

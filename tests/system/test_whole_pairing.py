@@ -1,11 +1,9 @@
 """Where the patches of a whole chain lie, when frames and triggers get lost on the way."""
 
 import pytest
-from stamped import FAST, NOT_STAMPED, StampedScans
+from stamped import NOT_STAMPED, StampedScans, abort_and_restart, start_again_and_again
 
 pytestmark = [pytest.mark.system, pytest.mark.production_callbacks, pytest.mark.timeout(180)]
-
-FASTEST = {"exposure_s": 0.5e-3, "dwell_s": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def test_no_patch_lies_at_a_wrong_position(stamped, points, clock, fault, at):
     received = points - len(lost)
     assert stats["frames_received"] == received
     assert stats["frames_stitched"] + stats["frames_unpaired"] == received
-    assert account["account_state"] == "closed", account["account_text"]
+    assert (account["account_state"], stats["account"]) == ("closed", "closed"), account["account_text"]
     if fault in ("none", "plugin") or (clock, at) == ("detector", (MIDDLE,)):
         assert (stats["frames_stitched"], stats["pairing"]) == (received, "ok")
     else:
@@ -64,6 +62,19 @@ def test_a_loss_late_in_a_longer_scan_costs_little(stamped, points, clock):
     assert (told.stats["pairing"] == "ok") == (clock == "detector") == (unpaired == 0)
 
 
+@pytest.mark.parametrize("interrupt", ["abort", "stop"])
+def test_what_came_before_an_interruption_stays_in_the_image(stamped, points, interrupt):
+    told = stamped.scan(
+        {"detector": 5}, dwell_s=0.01, when=lambda: stamped.pulses() > 20, then=getattr(stamped.RE, interrupt)
+    )
+    told.check_places()
+    assert told.stop()["exit_status"] == {"abort": "abort", "stop": "success"}[interrupt]
+    assert 20 <= told.stats["frames_received"] < points - 1
+    assert told.stats["frames_stitched"] == told.stats["frames_received"]
+    assert (told.stats["pairing"], told.stats["account"]) == ("ok", "closed")
+    stamped.check_safe()
+
+
 def test_losses_of_every_kind_in_one_scan(stamped, points):
     told = stamped.scan({"detector": [20, 21, 70], "plugin": [5, 40, 71], "writer": [0, 60]})
     told.check_places()
@@ -71,31 +82,6 @@ def test_losses_of_every_kind_in_one_scan(stamped, points):
     counters = told.last("counters")
     assert [counters[f"lost_{where}"] for where in ("in_detector", "in_plugin", "before_file")] == [3, 3, 2]
     assert told.last("account")["account_state"] == "closed"
-
-
-def abort_and_restart(stamped, times):
-    """Abort at 1 kHz; the frames of that run carry no stamp, so that any of them would be seen in the next image."""
-    for attempt in range(times):
-        aborted = stamped.scan(
-            **{**FASTEST, "width_um": 6.5},
-            stamp=False,
-            clock=("detector", "ioc")[attempt % 2],
-            when=lambda attempt=attempt: stamped.pulses() > 60 + 37 * (attempt % 10),
-            then=stamped.RE.abort,
-        )
-        assert aborted.stop()["exit_status"] == "abort"
-        assert 0 < aborted.stats["frames_received"] < aborted.start()["num_points"]
-        told = stamped.scan(**FASTEST, clock=("detector", "ioc")[attempt // 2 % 2])
-        assert NOT_STAMPED not in told.shown
-        told.check_whole()
-
-
-def start_again_and_again(stamped, times):
-    """Short scans: none loses its first frame, nor any other."""
-    for attempt in range(times):
-        told = stamped.scan(width_um=0.6, clock=("detector", "ioc")[attempt % 2])
-        assert told.shown[0] == 0
-        told.check_whole()
 
 
 def test_no_foreign_frame_after_an_abort_at_1_khz_and_a_restart_at_once(stamped):
@@ -117,4 +103,3 @@ def test_the_test_sees_a_wrong_position(stamped):
     told.elsewhere = 64
     with pytest.raises(AssertionError):
         told.check_places()
-    assert FAST["dwell_s"] == 2e-3
