@@ -45,7 +45,7 @@ def pair_recorded(
     time_s: np.ndarray,
     start: Mapping[str, Any],
     *,
-    triggered: int | None,
+    slots: int | None,
     lost_in_detector: int | None,
     lost_before_file: int | None,
 ) -> tuple[np.ndarray, str]:
@@ -59,7 +59,9 @@ def pair_recorded(
         Time stamp of each row, s, on the clock named in ``start["ptycho"]["clock"]``.
     start : mapping
         Start document with ``num_points`` and the ``ptycho`` block.
-    triggered, lost_in_detector, lost_before_file : int, optional
+    slots : int, optional
+        Trigger slots which the stage went through, whether or not a pulse was sent; None if unknown.
+    lost_in_detector, lost_before_file : int, optional
         Totals of the run; None if unknown.
 
     Returns
@@ -77,7 +79,7 @@ def pair_recorded(
         dwell_s=block["dwell_s"] if block["fly"] else 0.0,
     )
     found = np.array([pairing.add(int(i), float(t), 0.0) for i, t in zip(unique_id, time_s, strict=True)], np.int64)
-    pairing.finish(triggered, lost_in_detector, lost_before_file)
+    pairing.finish(slots, lost_in_detector, lost_before_file)
     kept = np.flatnonzero(found >= 0)[: len(pairing.kept_indices)]
     trigger_index = np.full(len(found), -1, np.int64)
     trigger_index[kept] = pairing.kept_indices

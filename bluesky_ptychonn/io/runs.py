@@ -63,7 +63,7 @@ def _totals(run: Any, start: Any) -> dict[str, int | None]:
     """Totals of the run; None where the counters do not know."""
     counters = _columns(run, "counters")
     keys = {
-        "triggered": "pulses" if start["ptycho"]["fly"] else "triggers_sent",
+        "slots": "trigger_slots" if start["ptycho"]["fly"] else "triggers_sent",
         "lost_in_detector": "lost_in_detector",
         "lost_before_file": "lost_before_file",
     }
