@@ -45,12 +45,12 @@ class Epics(Section):
 
 
 class BeamlineSettings(Section):
-    """PV prefixes, with their trailing colons."""
+    """PV prefixes, with their trailing colons; where the detector writes (without it, where its FilePath points)."""
 
     detector_prefix: str = "SIM:EIG:"
     stage_prefix: str = "SIM:STAGE:"
     shutter_pv: str = "SIM:SHUTTER"
-    data_directory: Path = Path("data")
+    data_directory: Path | None = None
     stream_clock: Literal["detector", "ioc"] = "detector"
 
 

@@ -64,6 +64,7 @@ class Eiger(StagedEiger):
             (cam.num_triggers, request.points),
             (cam.acquire_time, float(request.exposure_s)),
             (cam.acquire_period, float(request.dwell_s)),
+            (self.roi1.queue_size, max(200, math.ceil(0.5 / request.dwell_s))),
             (self.pva1.queue_size, max(200, math.ceil(0.5 / request.dwell_s))),
             (hdf.queue_size, max(200, math.ceil(1.0 / request.dwell_s))),
             (hdf.num_frames_chunks, self._chunk),

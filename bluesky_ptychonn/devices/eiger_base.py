@@ -215,15 +215,21 @@ class StagedEiger(Device):
 
     def unstage(self) -> list[object]:
         """Disarm and restore what ``stage`` and ``prepare`` changed; never raises, says what could not be restored."""
+        failures = []
         try:
             self._disarm()
-            while self._original_vals:
-                signal, value = self._original_vals.popitem()
-                put_checked(signal, value)
         except Exception as error:
-            left = [address(signal) for signal in self._original_vals]
-            self.log.warning("%s could not be put back as it was: %s; check also %s", self.name, error, left)
-            self._original_vals.clear()
+            failures.append(str(error))
+        while self._original_vals and (not failures or self._alive()):
+            signal, value = self._original_vals.popitem()
+            try:
+                put_checked(signal, value)
+            except Exception as error:
+                failures.append(str(error))
+        failures += [f"{address(signal)} was {value!r}" for signal, value in self._original_vals.items()]
+        self._original_vals.clear()
+        if failures:
+            self.log.warning("%s could not be put back as it was: %s", self.name, "; ".join(failures))
         self._staged = Staged.no
         return [self]
 
@@ -240,10 +246,11 @@ class StagedEiger(Device):
         return answers(lambda: self.cam.acquire)
 
     def _loss_counters(self) -> dict[str, int]:
+        in_roi = int(self.roi1.dropped_arrays.get())  # in front of both branches
         return {
             "lost_in_detector": int(self.cam.stream_dropped.get()),
-            "lost_in_plugin": int(self.pva1.dropped_arrays.get()),
-            "lost_before_file": int(self.hdf1.dropped_arrays.get()),
+            "lost_in_plugin": in_roi + int(self.pva1.dropped_arrays.get()),
+            "lost_before_file": in_roi + int(self.hdf1.dropped_arrays.get()),
         }
 
     def _losses(self) -> dict[str, int]:

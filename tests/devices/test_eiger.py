@@ -73,3 +73,21 @@ def test_it_does_nothing_without_a_request(eiger):
         eiger.kickoff()
     with pytest.raises(RuntimeError, match="fly=False"):
         eiger.trigger()
+
+
+def test_what_one_record_refuses_keeps_no_other_from_being_restored(eiger, monkeypatch, caplog):
+    put_back = []
+
+    def refuse_the_second(signal, value):
+        if signal is eiger.cam.num_images:
+            raise TimeoutError("X:cam1:NumImages does not take 1")
+        put_back.append((signal, value))
+
+    monkeypatch.setattr("bluesky_ptychonn.devices.eiger_base.put_checked", refuse_the_second)
+    monkeypatch.setattr(eiger, "_disarm", lambda: None)
+    monkeypatch.setattr(eiger, "_alive", lambda: True)
+    for signal, before in ((eiger.cam.num_triggers, 7), (eiger.cam.num_images, 1), (eiger.cam.acquire_time, 0.5)):
+        eiger._original_vals[signal] = before
+    eiger.unstage()
+    assert put_back == [(eiger.cam.acquire_time, 0.5), (eiger.cam.num_triggers, 7)]
+    assert "NumImages does not take 1" in caplog.text
