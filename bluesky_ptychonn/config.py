@@ -207,19 +207,19 @@ def _tables(settings: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for table, values in settings.items():
         lines.append(f"[{table}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines += [f"# {key} =" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
         lines.append("")
     return "\n".join(lines)
 
 
 def settings_as_toml(settings: Settings) -> str:
-    """All settings as the text of a settings file; keys without a value are left out."""
-    return _tables(settings.model_dump(mode="json", exclude_none=True))
+    """All settings as the text of a settings file; keys without a value are comments."""
+    return _tables(settings.model_dump(mode="json"))
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(str(value) if isinstance(value, Path) else value)

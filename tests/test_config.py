@@ -1,6 +1,6 @@
 import pytest
 
-from bluesky_ptychonn.config import Settings, SettingsError, load_settings, write_settings
+from bluesky_ptychonn.config import Settings, SettingsError, load_settings, settings_as_toml, write_settings
 
 
 def written(tmp_path, text):
@@ -63,3 +63,11 @@ def test_a_bad_value_is_named(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(tmp_path / "nowhere.toml")
+
+
+def test_the_defaults_are_a_start_for_a_file_of_ones_own(tmp_path):
+    text = settings_as_toml(Settings())
+    assert "# file =" in text  # the probe: a key to fill in
+    loaded = load_settings(written(tmp_path, text))
+    assert loaded.geometry == Settings().geometry
+    assert loaded.probe.file is None
