@@ -129,7 +129,7 @@ def test_other_network_behind_the_same_golden_pair(tmp_path):
     ("files", "values", "message"),
     [
         ({"model.onnx": b"no network"}, {}, "cannot be compiled"),
-        ({}, {"patch_px": 64}, "golden|gives|compiled"),
+        ({}, {"patch_px": 48}, "golden|gives|compiled"),
         ({}, {"frame_px": 256}, "golden pair does not fit"),
     ],
 )
