@@ -163,8 +163,9 @@ class LiveImage(DocumentRouter):
         while True:
             stats = self._channel("stats").get()
             final = stats.get("final_uid") == run["uid"]
-            if final or time.monotonic() > deadline:
-                break
+            over = stats.get("run_uid") != run["uid"] or stats.get("state") == "failed"
+            if final or over or not self._jobs.empty() or time.monotonic() > deadline:
+                break  # the next run must not wait for this picture
             time.sleep(0.1)
         image, attributes = read_image(self._channel("final" if final else "stitched").get())
         if not image.size or attributes.get("run_uid", run["uid"]) != run["uid"]:

@@ -25,6 +25,14 @@ WARM_UP_FRAMES = 64
 QUIET_S = 0.3
 """No frame for so long after the end of a run: none is under way."""
 LARGEST_MARGIN_PX = 16
+LEAST_STRAY_UM = 1.0
+"""Nearer than this to the planned position, a captured one is believed however small the field."""
+
+
+def goes_astray(captured_um: np.ndarray, planned_um: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Which captured positions (n, 2) cannot be: further from their planned ones than half the field."""
+    limit_um = np.maximum(np.ptp(planned_um, axis=0) / 2, LEAST_STRAY_UM)
+    return np.any(np.abs(captured_um - planned_um[index]) > limit_um, axis=1)
 
 
 def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Geometry:
@@ -220,9 +228,17 @@ class LiveRun:
         positions_um = self.message.positions_um.copy()
         captured = positions.trigger_index < self.message.frames
         index = positions.trigger_index[captured]
-        positions_um[index] = np.stack([positions.y_um[captured], positions.x_um[captured]], axis=1)
-        if index.size:
-            self.positions_source = "captured" if index.size == self.message.frames else "captured, else planned"
+        captured_um = np.stack([positions.y_um[captured], positions.x_um[captured]], axis=1)
+        astray = goes_astray(captured_um, positions_um, index)
+        positions_um[index[~astray]] = captured_um[~astray]
+        if np.count_nonzero(~astray):
+            whole = np.count_nonzero(~astray) == self.message.frames
+            self.positions_source = "captured" if whole else "captured, else planned"
+        if astray.any():
+            self.message_text = (
+                f"{np.count_nonzero(astray)} captured positions lie outside the field and were not used; "
+                "check the encoders and the stage's readbacks"
+            )
         if self.image.loose_patches:
             self.message_text = f"{self.image.loose_patches} patches were too many to keep: they stay where planned"
         return positions_um
@@ -236,6 +252,11 @@ class LiveRun:
         self.intake.close()
         self._stop.set()
         self._worker.join(30)
+
+    @property
+    def masked_fraction(self) -> float:
+        """Part of each pattern's pixels which never count."""
+        return self._frames.masked_fraction
 
     def frame_counts(self) -> dict[str, int]:
         """What became of the frames received so far."""

@@ -74,11 +74,14 @@ class EdgeService:
         try:
             while not stop.is_set():
                 message = self.channels.next_message(min(max(1e-3, next_stats_s - time.monotonic()), LOOK_S))
-                if isinstance(message, RunMessage):
-                    self._start(message)
-                elif message is not None:
-                    self._finish(message)
-                self._look_at_run()
+                try:
+                    if isinstance(message, RunMessage):
+                        self._start(message)
+                    elif message is not None:
+                        self._finish(message)
+                    self._look_at_run()
+                except Exception as error:  # nothing that one run brings may end the service
+                    self._give_up(error)
                 if message is not None or time.monotonic() >= next_stats_s:
                     next_stats_s = time.monotonic() + STATS_PERIOD_S
                     self._publish()
@@ -115,6 +118,13 @@ class EdgeService:
             self.channels.refuse(f"run {message.run_uid}: {error}")
             return
         logger.info("run %s: %d frames from %s", message.run_uid, message.frames, message.image_channel)
+
+    def _give_up(self, error: Exception) -> None:
+        logger.exception("the run failed at the edge")
+        self._state, self._positions = "failed", None
+        self._text = f"this run failed at the edge, the next one can be taken: {error}"
+        if self._run is not None:
+            self._run.cancel()
 
     def _may_replace(self, token: str) -> bool:
         own = self._run.message.token if self._run is not None else ""
@@ -179,6 +189,7 @@ class EdgeService:
             "model_version": self._model[0],
             "positions_source": run.positions_source,
             "intensity_scale": run.intensity_scale,
+            "masked_fraction": run.masked_fraction,
             "frames_stitched": run.image.patches,
         }
 
@@ -225,6 +236,7 @@ class EdgeService:
             "queue_used": intake.queue_used,
             "queue_size": ring.size if ring is not None else 0,
             "intensity_scale": run.intensity_scale,
+            "masked_fraction": run.masked_fraction,
             "positions_source": run.positions_source,
             "message": text,
         }

@@ -79,6 +79,7 @@ STATS = {
     "model_version": "string",
     "model_hash": "string",
     "intensity_scale": "double",
+    "masked_fraction": "double",
     "positions_source": "string",
     "runs_refused": "int",
     "message": "string",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bluesky_ptychonn.view.feed import EdgeFeed
 
 PERIOD_MS = 300
-ROWS = 8
+ROWS = 9
 SEEN = 0.01
 """Part of the largest coverage below which a pixel counts as not seen."""
 INK, PAPER, FAINT, GOOD, BAD = "#e8e8e8", "#15181c", "#7d8794", "#57b894", "#e0705c"
@@ -142,6 +142,7 @@ def account_lines(stats: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
         ("account", str(stats["account"]).split(";")[0]),
         ("engine", f"{stats['engine']}, {model}"),
         ("positions", stats["positions_source"] or "-"),
+        ("masked", f"{stats['masked_fraction']:.1%} of the pixels" if stats["masked_fraction"] else "-"),
     ]
     doubts = [text for text in (stats["pairing"], stats["message"]) if text and text != "ok"]
     if str(stats["account"]).startswith("wrong"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bluesky_ptychonn.core.model_card import ModelCard
-from bluesky_ptychonn.edge.live_run import check_run
+from bluesky_ptychonn.edge.live_run import check_run, goes_astray
 from bluesky_ptychonn.io.edge_channels import RunMessage
 
 HASH = 64 * "0"
@@ -47,3 +47,10 @@ def test_a_model_that_learned_in_pixels_takes_any_pixel_size():
     card = ModelCard("starter", "000001", CARD.files, 128, 96, None, None)
     engine = SimpleNamespace(card=card, frame_px=128)
     assert check_run(message(distance_m=2.0, energy_kev=6.0), engine, PROBE).energy_kev == 6.0
+
+
+def test_a_readback_that_cannot_be_is_not_taken_for_a_position():
+    planned_um = 1000 + np.stack(np.mgrid[:3, :3], axis=-1).reshape(-1, 2).astype(float)
+    captured_um = planned_um[[1, 4, 8]] + 0.02
+    captured_um[1] = 0.0  # a controller that pads with zeros
+    assert goes_astray(captured_um, planned_um, np.array([1, 4, 8])).tolist() == [False, True, False]
