@@ -108,8 +108,39 @@ def test_help_teaches(arguments, capsys):
     assert len(capsys.readouterr().out.splitlines()) > 8
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["bench", "stream", "--fps", "fast"], ["demo", "--sample", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["bench", "stream", "--fps", "fast"], ["demo", "--sample", "x"], ["shell", "fly"]]
+)
 def test_wrong_usage_is_2(arguments):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("photons", ["0", "-1", "nan", "2e9"])
+def test_photons_out_of_range_are_named(photons, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", f"--photons={photons}"])
+    assert ended.value.code == 2
+    assert f"--photons: {photons} is outside 1 to 1e9 photons" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (RuntimeError("the edge ended"), r"bluesky-ptychonn settings: the edge ended"),
+        (TimeoutError("SIM:EIG: does not answer"), r"SIM:EIG: does not answer"),
+        (ModuleNotFoundError("No module named 'pvaccess'", name="pvaccess"), r"bluesky-ptychonn\[edge\]"),
+        (ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"), r"bluesky-ptychonn\[training\]"),
+        (ModuleNotFoundError("No module named 'tiled.client'", name="tiled.client"), r"bluesky-ptychonn\[tiled\]"),
+    ],
+)
+def test_problems_are_told_in_a_line(problem, message, monkeypatch, capsys):
+    def fail(_):
+        raise problem
+
+    monkeypatch.setattr("bluesky_ptychonn.cli.settings.run", fail)
+    assert main(["settings"]) == 1
+    told = capsys.readouterr().err
+    assert re.search(message, told), told
+    assert len(told.splitlines()) == 1

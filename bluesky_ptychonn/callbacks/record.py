@@ -1,19 +1,89 @@
-"""Documents into Tiled, and into a file when Tiled does not take them."""
+"""Documents into Tiled, and into a file when Tiled does not take them or is not there."""
 
 import json
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bluesky.callbacks.buffer import BufferingWrapper
-from event_model import sanitize_doc
+from event_model import RunRouter, sanitize_doc
 
 logger = logging.getLogger(__name__)
 
 
-class TiledRecorder:
-    """Write each document to Tiled from a thread of its own, so that a slow or dead server never delays a scan.
+class _Recorder:
+    """Hands documents to `_write` in a thread of its own, so that a slow disk or a dead server never delays a scan."""
+
+    def __init__(self, backup_directory: Path) -> None:
+        backup_directory.mkdir(parents=True, exist_ok=True)
+        self._backup_directory = backup_directory
+        self._open_runs: set[str] = set()
+        self._changed = threading.Condition()
+        self._buffer = BufferingWrapper(self._take)
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Queue a document; numpy values become plain ones, because the files are JSON."""
+        if name == "start":
+            with self._changed:
+                self._open_runs.add(doc["uid"])
+        self._buffer(name, sanitize_doc(doc))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until every run that began is written; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open_runs, timeout_s)
+
+    def close(self) -> None:
+        """Write what is queued and end the thread."""
+        self._buffer.shutdown()
+
+    def backup_of(self, uid: str) -> Path:
+        """File of a run; bluesky_tiled_plugins names it so."""
+        return self._backup_directory / f"{uid.split('-')[0]}.jsonl"
+
+    def _take(self, name: str, doc: dict[str, Any]) -> None:
+        try:
+            self._write(name, doc)
+        finally:
+            if name == "stop":
+                with self._changed:
+                    self._open_runs.discard(doc["run_start"])
+                    self._changed.notify_all()
+
+    def _write(self, name: str, doc: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class FileRecorder(_Recorder):
+    """Write the documents of each run into a file of JSON lines; `ingest` sends it to a catalog later.
+
+    Parameters
+    ----------
+    backup_directory : Path
+        Created if missing.
+    """
+
+    def __init__(self, backup_directory: Path) -> None:
+        super().__init__(backup_directory)
+        self._router = RunRouter([self._open])
+
+    def _write(self, name: str, doc: dict[str, Any]) -> None:
+        self._router(name, doc)
+
+    def _open(self, _: str, start: dict[str, Any]) -> tuple[list[Callable[..., None]], list[Any]]:
+        path = self.backup_of(start["uid"])
+
+        def append(name: str, doc: dict[str, Any]) -> None:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"name": name, "doc": doc}) + "\n")
+
+        return [append], []
+
+
+class TiledRecorder(_Recorder):
+    """Write each document to Tiled.
 
     A run which the server does not take goes, complete, into a file of JSON lines in the backup directory, and the user
     is told; `ingest` sends it later.
@@ -29,45 +99,23 @@ class TiledRecorder:
     def __init__(self, catalog: Any, backup_directory: Path) -> None:
         from bluesky_tiled_plugins import TiledWriter
 
-        backup_directory.mkdir(parents=True, exist_ok=True)
-        self._backup_directory = backup_directory
+        super().__init__(backup_directory)
         self._writer = TiledWriter(catalog, backup_directory=str(backup_directory))
-        self._uid = ""
-        self._finished = threading.Event()
-        self._finished.set()
-        self._buffer = BufferingWrapper(self._write)
-
-    def __call__(self, name: str, doc: dict[str, Any]) -> None:
-        """Queue a document; numpy values become plain ones, because the backup is JSON."""
-        if name == "start":
-            self._finished.clear()
-        self._buffer(name, sanitize_doc(doc))
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until the last run is written or backed up; False if that takes longer."""
-        return self._finished.wait(timeout_s)
-
-    def close(self) -> None:
-        """Write what is queued and end the thread."""
-        self._buffer.shutdown()
 
     def _write(self, name: str, doc: dict[str, Any]) -> None:
-        if name == "start":
-            self._uid = doc["uid"]
         try:
             self._writer(name, doc)
         finally:
             if name == "stop":
-                self._tell_of_backup()
-                self._finished.set()
+                self._tell_of_backup(doc["run_start"])
 
-    def _tell_of_backup(self) -> None:
-        backup = self._backup_directory / f"{self._uid.split('-')[0]}.jsonl"
+    def _tell_of_backup(self, uid: str) -> None:
+        backup = self.backup_of(uid)
         if backup.exists():
             logger.warning(
                 "Tiled did not take run %s. Nothing is lost: all documents are in %s. When the server is back: "
                 "bluesky-ptychonn catalog ingest %s",
-                self._uid,
+                uid,
                 backup,
                 backup,
             )
@@ -79,7 +127,7 @@ def ingest(path: Path, catalog: Any) -> str:
     Parameters
     ----------
     path : Path
-        File of JSON lines written by `TiledRecorder`.
+        File of JSON lines written by `TiledRecorder` or `FileRecorder`.
     catalog : tiled client
         Catalog of runs.
 

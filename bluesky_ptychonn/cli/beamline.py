@@ -25,7 +25,7 @@ def add_beamline_options(parser: argparse.ArgumentParser) -> None:
     """What the detector shall see."""
     parser.add_argument("--source", default="physics", help="'physics', or the NPZ file of a recorded scan")
     parser.add_argument("--sample", choices=("letters", "etched"), default="letters", help="for --source physics")
-    parser.add_argument("--photons", type=float, default=1e6, help="photons per frame")
+    parser.add_argument("--photons", type=_photons, default=1e6, help="photons per frame, 1 to 1e9")
     parser.add_argument("--astigmatism-um", type=float, default=0.0, help="distance of the probe's line foci, um")
     parser.add_argument("--seed", type=int, default=0, help="of sample, detector face and noise")
 
@@ -34,6 +34,16 @@ def beamline_options(options: argparse.Namespace) -> dict:
     """The same as keywords of `simulation.beamline.start`."""
     names = ("source", "sample", "photons", "astigmatism_um", "seed")
     return {name: getattr(options, name) for name in names}
+
+
+def _photons(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is outside 1 to 1e9 photons per frame")
+    return value
+
+
+_photons.__name__ = "number"  # what argparse calls it: "invalid number value"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ for, the edge turns them into phase and stitches them. It fails if a frame is lo
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bluesky_ptychonn.cli.figures import conditions, write_figures
-    from bluesky_ptychonn.cli.services import Services
+    from bluesky_ptychonn.cli.services import Services, temporary_state
     from bluesky_ptychonn.cli.stream import stream_frames
 
     frames = round(options.fps * options.seconds)
@@ -43,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
             "allowed are 1 to 5000 frames/s and 1 to 1,000,000 frames"
         )
     with (
-        tempfile.TemporaryDirectory(prefix="ptychonn-") as state,
-        Services(Path(state), catalog=False, engine=options.engine, sample="letters") as services,
+        temporary_state() as state,
+        Services(state, catalog=False, engine=options.engine, sample="letters") as services,
         tqdm(total=frames, desc="frames", unit="frame") as bar,
     ):
         positions_um = _build_trajectory(services.settings, options.fps)

@@ -10,7 +10,6 @@ and `summary.json`, and ends every process it started, also on Ctrl-C. Fails if 
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the demonstration; 1 if the account does not close."""
     from bluesky_ptychonn.cli.recorded import stream_recorded
+    from bluesky_ptychonn.cli.services import temporary_state
 
     options.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ptychonn-") as state:
+    with temporary_state() as state:
         if options.source != "physics":
-            return stream_recorded(options, Path(state))
-        return _scan_simulated(options, Path(state))
+            return stream_recorded(options, state)
+        return _scan_simulated(options, state)
 
 
 def _scan_simulated(options: argparse.Namespace, state: Path) -> int:
@@ -47,7 +47,13 @@ def _scan_simulated(options: argparse.Namespace, state: Path) -> int:
     from bluesky_ptychonn.cli.session import open_session
 
     with Services(state, engine=options.engine, say=_say, **beamline_options(options)) as services:
-        session = open_session(services.settings, progress=sys.stderr.isatty())
+        session = open_session(
+            services.settings,
+            progress=sys.stderr.isatty(),
+            interactive=False,
+            need_catalog=True,
+            catalog_timeout_s=CATALOG_S,
+        )
         try:
             from bluesky_ptychonn.plans.spiral import spiral_ptycho_scan
 

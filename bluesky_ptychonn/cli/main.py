@@ -1,6 +1,7 @@
 """The command `bluesky-ptychonn`: one entry point, one subcommand per job."""
 
 import argparse
+import contextlib
 import importlib
 import logging
 import sys
@@ -19,8 +20,25 @@ COMMANDS = {
 }
 
 
+OWNERS = ("demo", "shell", "bench")
+"""Commands that start servers and end them on the way out."""
+
+EXTRAS = {
+    **dict.fromkeys(("bluesky", "ophyd", "epics", "event_model", "IPython", "matplotlib", "tqdm"), "beamline"),
+    **dict.fromkeys(("openvino", "pvaccess"), "edge"),
+    **dict.fromkeys(("softioc", "caproto"), "sim"),
+    **dict.fromkeys(("tiled", "bluesky_tiled_plugins"), "tiled"),
+    **dict.fromkeys(("torch", "onnx", "onnxruntime"), "training"),
+}
+"""Which extra of this package brings a module."""
+
+
 class Problem(Exception):  # noqa: N818
     """A mistake of the user's or a missing part; its message is all that is shown."""
+
+
+TOLD = (Problem, ConnectionError, FileNotFoundError, TimeoutError, ValueError, RuntimeError, ImportError)
+"""What is told in a line; --verbose adds where it came from."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,21 +64,29 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 on a problem that is told, 2 on wrong usage, 130 on Ctrl-C."""
-    from bluesky_ptychonn.config import SettingsError
+    """Run a command; 0 on success, 1 on a problem that is told, 2 on wrong usage, 128 + number on a signal."""
+    from bluesky_ptychonn.cli.interruption import signals_raised
 
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return options.run(options)
-    except (Problem, SettingsError, ConnectionError, FileNotFoundError, ValueError) as problem:
+        with signals_raised() if options.command in OWNERS else contextlib.nullcontext():
+            return options.run(options)
+    except TOLD as problem:
         if options.verbose:
             logging.exception("what went wrong")
-        print(f"bluesky-ptychonn {options.command}: {problem}", file=sys.stderr)
+        print(f"bluesky-ptychonn {options.command}: {_told(problem)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+
+
+def _told(problem: Exception) -> str:
+    module = problem.name.split(".")[0] if isinstance(problem, ImportError) and problem.name else ""
+    if module in EXTRAS:
+        return f"{module} cannot be imported ({problem}); pip install 'bluesky-ptychonn[{EXTRAS[module]}]'"
+    return str(problem)
 
 
 if __name__ == "__main__":

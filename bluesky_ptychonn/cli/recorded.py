@@ -18,6 +18,7 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     from bluesky_ptychonn.cli.pictures import save_comparison
     from bluesky_ptychonn.cli.services import Services
     from bluesky_ptychonn.cli.stream import stream_frames
+    from bluesky_ptychonn.core.metrics import compare_phase, covered_region
     from bluesky_ptychonn.core.optics import Geometry
     from bluesky_ptychonn.engines.offline import stitch_scan
     from bluesky_ptychonn.engines.registry import open_engine
@@ -52,7 +53,11 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     seen = coverage > 0.02 * coverage.max()
     name = f"network ({stats['model_version']}), live" if stats["model_version"] else "lift, live"
     images = [("lift only", lifted), (name, live)]
-    caption = f"{source.name}: {stats['frames_stitched']} recorded frames at {stats['fps']:.0f} frames/s"
+    likeness = compare_phase(live, lifted, region=covered_region(coverage)).correlation
+    caption = (
+        f"{source.name}: {stats['frames_stitched']} recorded frames at {stats['fps']:.0f} frames/s; "
+        f"correlation of live and lift {likeness:.2f}"
+    )
     save_comparison(
         options.output / "live.png",
         [(title, np.where(seen, image, np.nan)) for title, image in images],
@@ -64,6 +69,7 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     lost = sum(max(0, stats[f"frames_lost_{place}"]) for place in ("detector", "plugin", "wire"))
     figures = {key: stats[key] for key in keys} | {"frames_lost": lost, "fps": round(stats["fps"], 1)}
     figures |= {key: round(stats[key], 2) for key in ("latency_ms_p50", "latency_ms_p99")}
+    figures["correlation_live_vs_lift"] = round(likeness, 4)
     write_summary(options.output / "summary.json", figures | {"pixel_size_nm": pixel_um * 1e3})
     _say(f"picture: {options.output / 'live.png'}")
     return 0 if stats["account"] == "closed" else 1

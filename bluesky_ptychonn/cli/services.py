@@ -1,17 +1,24 @@
 """Everything a scan needs on one machine: simulated beamline, catalog and edge, started and ended together."""
 
+import contextlib
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bluesky_ptychonn.config import VARIABLE, Settings, load_settings, write_settings
 from bluesky_ptychonn.simulation.beamline import Beamline
 from bluesky_ptychonn.simulation.beamline import start as start_beamline
+from bluesky_ptychonn.simulation.processes import signal_group, signals_held
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "bluesky_ptychonn.toml"
 PATIENCE_S = 90.0
@@ -42,7 +49,7 @@ class Child:
 
     def start(self) -> None:
         """Start it, or start it again."""
-        with self._log.open("ab") as log:
+        with signals_held(), self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bluesky_ptychonn.cli.main", *self._arguments],
                 stdin=subprocess.DEVNULL,
@@ -70,17 +77,25 @@ class Child:
             time.sleep(0.05)
 
     def end(self) -> None:
-        """End it: SIGTERM, then SIGKILL."""
-        if self._process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.poll() is None:
-                self._process.send_signal(number)
-                try:
-                    self._process.wait(END_S)
-                except subprocess.TimeoutExpired:
-                    continue
+        """End it and what it started: SIGTERM, then SIGKILL."""
+        if self._process is not None and self._process.poll() is None:
+            signal_group(self._process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
+            signal_group(self._process.pid, signal.SIGKILL)
+            self._process.wait(END_S)
         self._process = None
+
+
+@contextlib.contextmanager
+def temporary_state() -> Iterator[Path]:
+    """State directory that goes at the end, also on a second Ctrl-C."""
+    directory = Path(tempfile.mkdtemp(prefix="ptychonn-"))
+    try:
+        yield directory
+    finally:
+        with signals_held(drop=True):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class Services:
@@ -174,13 +189,17 @@ class Services:
             self._wait_for_catalog()
 
     def stop(self) -> None:
-        """End everything that was started."""
-        for child in (self.edge, self.catalog):
-            if child:
-                child.end()
+        """End everything that was started, whatever fails or is signalled meanwhile."""
+        parts = [(child.name, child.end) for child in (self.edge, self.catalog) if child]
         if self._beamline is not None:
-            self._beamline.stop()
-            self._beamline = None
+            parts.append(("beamline", self._beamline.stop))
+        with signals_held(drop=True):
+            for name, end in parts:
+                try:
+                    end()
+                except Exception:
+                    logger.exception("%s was not ended; see %s", name, self.directory)
+        self._beamline = None
 
     def _wait_for_catalog(self) -> None:
         from bluesky_ptychonn.io.catalog import embedded_address

@@ -1,11 +1,15 @@
 """RunEngine, devices and callbacks of one beamline, wired from the settings; what a profile shows to its users."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from bluesky_ptychonn.config import Settings
 
+logger = logging.getLogger(__name__)
+
 CONNECT_S = 15.0
+SHUTTER_S = 5.0
 
 
 @dataclass
@@ -16,11 +20,11 @@ class Session:
     ----------
     RE : bluesky.RunEngine
     detector, stage, edge, shutter
-        Ophyd devices.
+        Ophyd devices; shutter is None where the settings name none.
     live : LiveImage
         Arms the edge, keeps a picture of each run.
-    recorder : TiledRecorder or None
-        Writes documents to the catalog.
+    recorder : TiledRecorder or FileRecorder
+        Writes documents to the catalog, or into files if there is none.
     cat : tiled client or None
         Catalog of runs.
     """
@@ -39,12 +43,18 @@ class Session:
         from epics import ca
 
         self.live.wait(CONNECT_S)
-        if self.recorder is not None:
-            self.recorder.close()
+        self.recorder.close()
         ca.replace_printf_handler(lambda _: None)
 
 
-def open_session(settings: Settings, *, progress: bool = True, catalog_timeout_s: float = 60.0) -> Session:
+def open_session(
+    settings: Settings,
+    *,
+    progress: bool = True,
+    interactive: bool = True,
+    need_catalog: bool = False,
+    catalog_timeout_s: float = 20.0,
+) -> Session:
     """Connect to the beamline of the settings.
 
     Parameters
@@ -53,6 +63,10 @@ def open_session(settings: Settings, *, progress: bool = True, catalog_timeout_s
         Its EPICS environment is set here, before the libraries are imported.
     progress : bool
         Show a progress bar on long waits.
+    interactive : bool
+        Ctrl-C pauses the plan for a user who decides; without it, Ctrl-C or SIGTERM aborts the plan.
+    need_catalog : bool
+        Fail without the catalog, instead of recording documents into files.
     catalog_timeout_s : float
         Patience with the catalog.
 
@@ -61,33 +75,54 @@ def open_session(settings: Settings, *, progress: bool = True, catalog_timeout_s
     TimeoutError
         If a device does not connect; the message names its PVs.
     ConnectionError
-        If the catalog does not answer.
+        If the catalog is needed and does not answer.
     """
     settings.apply_epics_environment()
     from bluesky import RunEngine
     from bluesky.utils import ProgressBarManager
 
     from bluesky_ptychonn.callbacks.live import LiveImage
-    from bluesky_ptychonn.callbacks.record import TiledRecorder
-    from bluesky_ptychonn.cli.catalog import open_catalog
+    from bluesky_ptychonn.cli.interruption import AbortOnSignal
 
     detector, stage, edge, shutter = make_devices(settings)
     for device in (detector, stage, shutter):
-        device.wait_for_connection(timeout=CONNECT_S)
-    cat = open_catalog(settings, timeout_s=catalog_timeout_s) if settings.catalog.uri else None
-    RE = RunEngine()
+        if device is not None:
+            device.wait_for_connection(timeout=CONNECT_S)
+    cat, recorder = open_recorder(settings, need_catalog=need_catalog, timeout_s=catalog_timeout_s)
+    RE = RunEngine() if interactive else RunEngine(context_managers=[AbortOnSignal])
     live = LiveImage(settings.edge.prefix, settings.scan.picture_directory)
     RE.subscribe(live)
-    recorder = TiledRecorder(cat, settings.catalog.backup_directory) if cat is not None else None
-    if recorder is not None:
-        RE.subscribe(recorder)
+    RE.subscribe(recorder)
     if progress:
         RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]
     return Session(RE, detector, stage, edge, shutter, live, recorder, cat)
 
 
+def open_recorder(settings: Settings, *, need_catalog: bool, timeout_s: float) -> tuple[Any, Any]:
+    """Catalog and what records into it; without a catalog, None and a recorder into files, and the user is told."""
+    from bluesky_ptychonn.callbacks.record import FileRecorder, TiledRecorder
+    from bluesky_ptychonn.cli.catalog import open_catalog
+
+    backup = settings.catalog.backup_directory
+    why = "the settings name no catalog"
+    if settings.catalog.uri or need_catalog:
+        try:
+            cat = open_catalog(settings, timeout_s=timeout_s)
+            return cat, TiledRecorder(cat, backup)
+        except ConnectionError as error:
+            if need_catalog:
+                raise
+            why = str(error)
+    logger.warning(
+        "%s. cat is None; the documents of each run go into a file in %s, for `bluesky-ptychonn catalog ingest FILE`",
+        why,
+        backup,
+    )
+    return None, FileRecorder(backup)
+
+
 def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
-    """Detector, stage, edge and shutter of the settings, not yet connected."""
+    """Detector, stage, edge and shutter (or None) of the settings, not yet connected."""
     from ophyd import EpicsSignal
 
     from bluesky_ptychonn.devices.edge import Edge
@@ -96,7 +131,7 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
 
     beamline, geometry = settings.beamline, settings.geometry
     detector = Eiger(beamline.detector_prefix, name="detector")
-    detector.file_directory.put(str(beamline.data_directory))
+    detector.file_directory.put(str(beamline.data_directory or ""))
     detector.stream_clock.put(beamline.stream_clock)
     for name, value in {
         "energy_kev": geometry.energy_kev,
@@ -111,12 +146,10 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
         getattr(detector.geometry, name).put(value)
     edge = Edge(settings.edge.prefix, name="edge")
     edge.arm_timeout_s.put(settings.scan.arm_timeout_s)
-    return (
-        detector,
-        SpiralStage(beamline.stage_prefix, name="stage"),
-        edge,
-        EpicsSignal(beamline.shutter_pv, name="shutter", string=True),
-    )
+    shutter = None
+    if beamline.shutter_pv:
+        shutter = EpicsSignal(beamline.shutter_pv, name="shutter", string=True, write_timeout=SHUTTER_S)
+    return detector, SpiralStage(beamline.stage_prefix, name="stage"), edge, shutter
 
 
 def probe_diameter_of(settings: Settings) -> float:

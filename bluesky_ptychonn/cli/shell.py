@@ -13,8 +13,10 @@ beamline.
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from bluesky_ptychonn.cli.beamline import add_beamline_options, beamline_options
+from bluesky_ptychonn.cli.session import Session
 from bluesky_ptychonn.cli.settings import add_settings_option
 
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", type=Path, default=Path("profile_collection"), help="folder whose startup/*.py are run"
     )
-    parser.add_argument("--command", metavar="CODE", help="run this after the profile, and leave")
+    parser.add_argument("--command", dest="code", metavar="CODE", help="run this after the profile, and leave")
     add_beamline_options(parser)
 
 
@@ -40,20 +42,25 @@ def run(options: argparse.Namespace) -> int:
         raise Problem(f"no startup/*.py in {options.profile}; run it from the project's folder, or give --profile")
     if options.settings:
         os.environ[VARIABLE] = str(options.settings)
-        return _ipython(files, options.command)
+        return _ipython(files, options.code)
     with Services(options.directory, say=lambda text: print(f"-- {text}"), **beamline_options(options)):
-        return _ipython(files, options.command)
+        return _ipython(files, options.code)
 
 
-def _ipython(files: list[Path], command: str | None) -> int:
+def _ipython(files: list[Path], code: str | None) -> int:
     from IPython import start_ipython
     from traitlets.config import Config
 
     config = Config()
     config.InteractiveShellApp.exec_files = [str(file.resolve()) for file in files]
     config.TerminalInteractiveShell.confirm_exit = False
-    if command is not None:
+    if code is not None:
         config.TerminalIPythonApp.display_banner = False
-        config.InteractiveShellApp.code_to_run = command
-    start_ipython(argv=[], config=config)
+        config.InteractiveShellApp.code_to_run = code
+    names: dict[str, Any] = {}
+    try:
+        start_ipython(argv=[], config=config, user_ns=names)
+    finally:
+        if isinstance(session := names.get("session"), Session):
+            session.close()  # while the servers still run: the last run's documents and picture
     return 0

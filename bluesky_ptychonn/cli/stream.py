@@ -1,5 +1,6 @@
 """Frames from the detector IOC to the edge at a given rate, without a RunEngine: for benchmarks and recorded scans."""
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -9,7 +10,10 @@ import numpy as np
 
 from bluesky_ptychonn.config import Settings
 
+logger = logging.getLogger(__name__)
+
 ARM_S = 10.0
+SHUTTER_S = 5.0
 STALL_S = 10.0
 
 
@@ -55,7 +59,7 @@ def stream_frames(
     if pixel_size_um is not None:
         present = Geometry(geometry.energy_kev, distance_m, geometry.detector_pixel_um, geometry.frame_px)
         distance_m *= pixel_size_um / present.pixel_size_um
-    detector = _Detector(settings.beamline.detector_prefix)
+    detector = _Detector(settings.beamline.detector_prefix, settings.beamline.shutter_pv)
     uid, token = str(uuid.uuid4()), uuid.uuid4().hex
     stats = PvaChannel(f"{prefix}stats")
     try:
@@ -127,12 +131,12 @@ def _follow(channel: Any, frames: int, detector: "_Detector", progress: Callable
 
 
 class _Detector:
-    """The few records of a free-running series."""
+    """The few records of a free-running series, and the shutter."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, shutter_pv: str) -> None:
         import epics
 
-        self._prefix = prefix
+        self._prefix, self._shutter_pv = prefix, shutter_pv
         self._epics = epics
 
     def _get(self, name: str, **kwargs: Any) -> Any:
@@ -165,9 +169,9 @@ class _Detector:
             "cam1:ArrayCounter": 0,
         }.items():
             self._put(name, value)
-        shutter = self._prefix.rsplit(":", 2)[0] + ":SHUTTER"
-        self._epics.caput(shutter, "Open", wait=True, timeout=5.0)
         self._lost_before = self.lost()
+        if not self._move_shutter("Open"):
+            raise TimeoutError(f"the shutter {self._shutter_pv} does not open; check beamline.shutter_pv")
 
     def acquire(self) -> None:
         """Start the series."""
@@ -198,5 +202,12 @@ class _Detector:
         return int(self._get("ROI1:SizeY_RBV")), int(self._get("ROI1:SizeX_RBV"))
 
     def stop(self) -> None:
-        """Disarm; harmless on a dead IOC."""
+        """Disarm and close the shutter; harmless on a dead IOC."""
         self._epics.caput(f"{self._prefix}cam1:Acquire", 0, timeout=2.0)
+        if not self._move_shutter("Close"):
+            logger.error("the shutter %s does not close; close it by hand", self._shutter_pv)
+
+    def _move_shutter(self, state: str) -> bool:
+        if not self._shutter_pv:
+            return True
+        return self._epics.caput(self._shutter_pv, state, wait=True, timeout=SHUTTER_S) == 1

@@ -22,12 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train or export."""
-    from bluesky_ptychonn.cli.main import Problem
-
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise Problem("training needs torch: pip install 'bluesky-ptychonn[training]'") from error
     if options.export:
         from bluesky_ptychonn.training.learning.export import export
 

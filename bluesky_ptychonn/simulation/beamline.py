@@ -16,6 +16,7 @@ from typing import Any
 
 from bluesky_ptychonn.simulation.cable import FIFO_NAME
 from bluesky_ptychonn.simulation.names import DETECTOR, SHUTTER, STAGE
+from bluesky_ptychonn.simulation.processes import signal_group, signals_held
 
 FILE_NAME = "beamline.json"
 MODULES = {
@@ -86,7 +87,8 @@ class Beamline:
 
     def stop(self) -> None:
         """End every process: SIGTERM, then SIGKILL. Logs and truth stay, everything else goes."""
-        self._end(PROCESSES)
+        with signals_held(drop=True):
+            self._end(PROCESSES)
         for pattern in (FILE_NAME, FIFO_NAME, "*.ready", "trajectory_*"):
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -103,7 +105,7 @@ class Beamline:
         own = {"EPICS_CAS_SERVER_PORT": port, "EPICS_CA_SERVER_PORT": port}
         own |= {"EPICS_PVA_SERVER_PORT": pva, "EPICS_PVAS_SERVER_PORT": pva}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with (self.directory / f"{name}.log").open("ab") as log:
+        with signals_held(), (self.directory / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", MODULES[name], str(self.directory), *self.arguments[name]],
                 stdin=subprocess.DEVNULL,
@@ -112,7 +114,7 @@ class Beamline:
                 env={**os.environ, **threads, **self.env, **own},
                 start_new_session=True,  # Ctrl-C in the terminal is for its owner
             )
-        self._children[name], self.pids[name] = child, child.pid
+            self._children[name], self.pids[name] = child, child.pid
         self._save()
 
     def _wait_ready(self, names: list[str], timeout_s: float) -> None:
@@ -156,7 +158,7 @@ class Beamline:
         for number, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
             running = [name for name in names if self._runs(name)]
             for name in running:
-                os.kill(self.pids[name], number)
+                signal_group(self.pids[name], number)
             _wait_until(lambda running=running: not any(self._runs(name) for name in running), patience_s)
         for name in names:
             self.pids.pop(name, None)

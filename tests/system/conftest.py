@@ -15,6 +15,6 @@ def services(tmp_path_factory):
 def session(services):
     from bluesky_ptychonn.cli.session import open_session
 
-    opened = open_session(services.settings, progress=False)
+    opened = open_session(services.settings, progress=False, need_catalog=True, catalog_timeout_s=60)
     yield opened
     opened.close()
