@@ -58,7 +58,7 @@ class AbortOnSignal:
             threading.Thread(target=self._abort, daemon=True).start()  # a handler must not wait for the plan
 
     def _abort(self) -> None:
-        from bluesky.run_engine import TransitionError
+        from bluesky.run_engine import TransitionError  # pyright: ignore[reportPrivateImportUsage]
 
         while not self._left.wait(0.05):
             with contextlib.suppress(TransitionError):  # not running yet
