@@ -68,6 +68,15 @@ class LiveImage:
             self._loose_count += len(patches) - kept
             self._loose_last = int(sequences[-1])
 
+    def replace(self, indices: np.ndarray, patches: np.ndarray) -> None:
+        """Put better patches (B, h, h) in the place of those of the same triggers; others are passed over."""
+        rows = {int(index): row for row, index in enumerate(self._indices[: self._count])}
+        for index, patch in zip(indices, patches):
+            row = rows.get(int(index))
+            if row is not None:
+                self._patches[row] = patch
+        self._total, self._coverage = self._stitch(self.canvas, self._planned_um)
+
     def withdraw(self, kept_sequences: int) -> int:
         """Take out every patch whose sequence is not below this; return how many went.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
 from bluesky_ptychonn.core.frames import FrameGeometry
-from bluesky_ptychonn.core.optics import PROBE_FRAMES, Geometry, counts_of, measured_probe, with_counts
+from bluesky_ptychonn.core.optics import PROBE_FRAMES, Geometry, counts_of, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.edge.image import LiveImage
@@ -26,13 +26,14 @@ QUIET_S = 0.3
 """No frame for so long after the end of a run: none is under way."""
 LARGEST_MARGIN_PX = 16
 LEAST_STRAY_UM = 1.0
-"""Nearer than this to the planned position, a captured one is believed however small the field."""
+"""A captured position this little outside the planned field is believed however small the field."""
 
 
-def goes_astray(captured_um: np.ndarray, planned_um: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Which captured positions (n, 2) cannot be: further from their planned ones than half the field."""
-    limit_um = np.maximum(np.ptp(planned_um, axis=0) / 2, LEAST_STRAY_UM)
-    return np.any(np.abs(captured_um - planned_um[index]) > limit_um, axis=1)
+def goes_astray(captured_um: np.ndarray, planned_um: np.ndarray) -> np.ndarray:
+    """Which captured positions (n, 2) cannot be: further outside the planned field than half its size."""
+    low, high = planned_um.min(axis=0), planned_um.max(axis=0)
+    limit_um = np.maximum((high - low) / 2, LEAST_STRAY_UM)
+    return np.any((captured_um < low - limit_um) | (captured_um > high + limit_um), axis=1)
 
 
 def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Geometry:
@@ -106,7 +107,8 @@ class LiveRun:
         self.lock = threading.Lock()
         """Held whenever the image changes."""
         self.intensity_scale = 0.0
-        self._early: np.ndarray | None = None
+        self._early: list[tuple[np.ndarray, np.ndarray]] = []
+        self._probe_settled = False
         self.positions_source = "planned"
         self.message_text = ""
         self.withdrawn = 0
@@ -154,8 +156,8 @@ class LiveRun:
         if not self.intensity_scale and not self._set_scale(patterns):
             self.rejected += len(frames)
             return False
-        if self._early is not None:
-            self._measure_probe(patterns)
+        if not self._probe_settled:
+            self._measure_probe(indices, patterns)
         patches = self.engine.infer(patterns)
         with self.lock:
             kept = int(np.searchsorted(sequences, self.intake.pairing.kept))  # some may have been withdrawn meanwhile
@@ -169,7 +171,6 @@ class LiveRun:
             self.message_text = "frames are dark: is the shutter open?"
             return False
         self.intensity_scale = counts
-        self._early = patterns[:0]
         self.message_text = ""
         reference = self.engine.card.reference_counts if self.engine.card else counts
         if not 1 / SCALE_FACTOR <= counts / reference <= SCALE_FACTOR:
@@ -180,16 +181,30 @@ class LiveRun:
             logger.warning("%s", self.message_text)
         return True
 
-    def _measure_probe(self, patterns: np.ndarray) -> None:
-        """Take the cone's brightness from the first frames: at once, better at a quarter of them, settled with all."""
-        early = self._early
-        if early is None:
+    def _measure_probe(self, indices: np.ndarray, patterns: np.ndarray) -> None:
+        """Take scale and brightness of the cone from the first frames: at once, better with a quarter, then settled."""
+        before = sum(len(part) for part, _ in self._early)
+        self._early.append((indices.copy(), patterns))
+        count = before + len(patterns)
+        if count >= PROBE_FRAMES:
+            self._settle_probe()
+        elif not before or before < PROBE_FRAMES // 4 <= count:
+            self.engine.set_probe(measured_probe(self._probe, np.concatenate([part for _, part in self._early])))
+
+    def _settle_probe(self) -> None:
+        """Measure the probe from all of the first frames, and infer those anew that were stitched with less."""
+        if self._probe_settled or not self._early:
             return
-        before = len(early)
-        early = np.concatenate([early, patterns])[:PROBE_FRAMES]
-        if not before or before < PROBE_FRAMES // 4 <= len(early) or len(early) == PROBE_FRAMES:
-            self.engine.set_probe(with_counts(measured_probe(self._probe, early), self.intensity_scale))
-        self._early = early if len(early) < PROBE_FRAMES else None
+        indices, patterns = (np.concatenate(parts) for parts in zip(*self._early))
+        probe = measured_probe(self._probe, patterns[:PROBE_FRAMES])
+        self.engine.set_probe(probe)
+        self.intensity_scale = float(np.sum(np.abs(probe) ** 2, dtype=np.float64))
+        for first in range(0, len(patterns), self.engine.max_batch):
+            part = slice(first, first + self.engine.max_batch)
+            patches = self.engine.infer(patterns[part])
+            with self.lock:
+                self.image.replace(indices[part], patches)
+        self._early, self._probe_settled = [], True
 
     def withdraw_doubtful(self) -> None:
         """Take out of the image what the pairing no longer stands for."""
@@ -206,6 +221,7 @@ class LiveRun:
     def finish(self, positions: PositionsMessage) -> np.ndarray:
         """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""
         self._end()
+        self._settle_probe()
         pairing, in_plugin = self.intake.pairing, _known(positions.lost_in_plugin)
         # captured positions also count triggers which were not sent
         slots = max(positions.triggered, int(positions.trigger_index.max(initial=-1)) + 1)
@@ -229,7 +245,7 @@ class LiveRun:
         captured = positions.trigger_index < self.message.frames
         index = positions.trigger_index[captured]
         captured_um = np.stack([positions.y_um[captured], positions.x_um[captured]], axis=1)
-        astray = goes_astray(captured_um, positions_um, index)
+        astray = goes_astray(captured_um, positions_um)
         positions_um[index[~astray]] = captured_um[~astray]
         if np.count_nonzero(~astray):
             whole = np.count_nonzero(~astray) == self.message.frames

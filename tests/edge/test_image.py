@@ -61,3 +61,12 @@ def test_an_empty_run_has_an_empty_image(scan):
     phase, coverage, _ = image_of(*scan, []).final(scan[0])
     assert np.isnan(phase).all()
     assert not coverage.any()
+
+
+def test_a_patch_that_is_replaced_leaves_no_trace(scan, rng):
+    planned_um, patches = scan
+    first = patches.copy()
+    first[:6] = rng.integers(-5, 6, size=(6, PX, PX))
+    image = image_of(planned_um, first, range(4, 20))
+    image.replace(np.arange(6), patches[:6])  # of which 0 to 3 never came
+    np.testing.assert_array_equal(image.snapshot(), image_of(planned_um, patches, range(4, 20)).snapshot())
