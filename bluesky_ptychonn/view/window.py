@@ -182,7 +182,7 @@ def show(prefix: str) -> None:
         If there is no screen.
     """
     from matplotlib import pyplot
-    from matplotlib.backends import BackendFilter, backend_registry
+    from matplotlib.backends import BackendFilter, backend_registry  # type: ignore[attr-defined]
 
     interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)
     try:
