@@ -18,7 +18,7 @@ def stamped(tmp_path_factory):
     from bluesky_ptychonn.cli.session import open_session
 
     with Services(tmp_path_factory.mktemp("soak"), catalog=False, edge=False, seed=5) as services:
-        session = open_session(services.settings, progress=False, need_catalog=True, catalog_timeout_s=60)
+        session = open_session(services.settings, progress=False)
         scans = StampedScans(services, session)
         try:
             yield scans
