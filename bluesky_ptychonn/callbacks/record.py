@@ -142,6 +142,7 @@ def ingest(path: Path, catalog: Any) -> str:
         If the file is torn or holds no complete run, or the catalog has the complete run; nothing was sent then.
     """
     from bluesky_tiled_plugins import TiledWriter
+    from tiled.queries import Key
 
     documents = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -156,7 +157,7 @@ def ingest(path: Path, catalog: Any) -> str:
     if names.count("start") != 1 or names[:1] != ["start"] or names[-1:] != ["stop"]:
         raise ValueError(f"{path} does not hold one whole run, from its start to its stop document")
     uid = documents[0][1]["uid"]
-    if uid in catalog:
+    if len(catalog.search(Key("start.uid") == uid)):
         if "stop" in catalog[uid].metadata:
             raise ValueError(f"run {uid} of {path} is in the catalog already, whole; the file is no longer needed")
         catalog.delete_contents([uid], recursive=True, external_only=False)  # the detector's files stay
