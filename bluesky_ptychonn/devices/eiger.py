@@ -270,10 +270,10 @@ class Eiger(StagedEiger):
         losses = self._losses() if alive and self._losses_before else {}
         for name in ("lost_in_detector", "lost_in_plugin", "lost_before_file"):
             getattr(counters, name).put(losses.get(name, UNKNOWN))
-        counted = int(self.cam.num_images_counter.get()) if alive and self._armed else 0
+        counted = int(self.cam.num_images_counter.get(use_monitor=False)) if alive and self._armed else 0
         counters.driver_frames.put(counted if alive else UNKNOWN)
         if alive:
-            counters.written.put(int(self.hdf1.num_captured.get()))
+            counters.written.put(int(self.hdf1.num_captured.get(use_monitor=False)))
 
     def _begin(self, label: str, work: Any) -> WorkStatus:
         status = in_background(self, label, work)

@@ -246,11 +246,11 @@ class StagedEiger(Device):
         return answers(lambda: self.cam.acquire)
 
     def _loss_counters(self) -> dict[str, int]:
-        in_roi = int(self.roi1.dropped_arrays.get())  # in front of both branches
+        in_roi = int(self.roi1.dropped_arrays.get(use_monitor=False))  # in front of both branches
         return {
-            "lost_in_detector": int(self.cam.stream_dropped.get()),
-            "lost_in_plugin": in_roi + int(self.pva1.dropped_arrays.get()),
-            "lost_before_file": in_roi + int(self.hdf1.dropped_arrays.get()),
+            "lost_in_detector": int(self.cam.stream_dropped.get(use_monitor=False)),
+            "lost_in_plugin": in_roi + int(self.pva1.dropped_arrays.get(use_monitor=False)),
+            "lost_before_file": in_roi + int(self.hdf1.dropped_arrays.get(use_monitor=False)),
         }
 
     def _losses(self) -> dict[str, int]:

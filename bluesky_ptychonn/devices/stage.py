@@ -161,9 +161,11 @@ class SpiralStage(PositionedStage):
         """Have the controller fill the readback records."""
         self._command(status, self.profile.readback, self.profile.readback_state, 10.0)
         profile, most = self.profile, self._request.points if self._request else 0
-        pulses = int(profile.actual_pulses.get())
+        pulses = int(profile.actual_pulses.get(use_monitor=False))  # a monitor may be late
         if pulses:
-            columns = [np.atleast_1d(axis.get())[:most] for axis in (profile.readbacks_y, profile.readbacks_x)]
+            columns = [
+                np.atleast_1d(axis.get(use_monitor=False))[:most] for axis in (profile.readbacks_y, profile.readbacks_x)
+            ]
             self._latched_um = np.stack(columns, axis=1)
         self.counters.pulses.put(pulses)
         self.counters.trigger_slots.put(len(self._latched_um) or pulses)
