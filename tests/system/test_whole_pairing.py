@@ -65,7 +65,7 @@ def test_a_loss_late_in_a_longer_scan_costs_little(stamped, points, clock):
 @pytest.mark.parametrize("interrupt", ["abort", "stop"])
 def test_what_came_before_an_interruption_stays_in_the_image(stamped, points, interrupt):
     told = stamped.scan(
-        {"detector": 5}, dwell_s=0.01, when=lambda: stamped.pulses() > 20, then=getattr(stamped.RE, interrupt)
+        {"detector": 5}, dwell_s=0.05, when=lambda: stamped.pulses() > 20, then=getattr(stamped.RE, interrupt)
     )
     told.check_places()
     assert told.stop()["exit_status"] == {"abort": "abort", "stop": "success"}[interrupt]
