@@ -9,7 +9,7 @@ from typing import Any
 
 from bluesky_ptychonn.simulation.processes import ENDING
 
-Handler = Callable[[int, Any], object]
+Handler = Callable[[int, Any], object] | signal.Handlers
 
 
 @contextlib.contextmanager
@@ -24,6 +24,14 @@ def signals_raised() -> Iterator[None]:
         yield
     finally:
         _restore(before)
+
+
+def ignore_signals() -> None:
+    """Let no signal change an exit status that stands: for a process that has cleaned up and only has to end.
+
+    Python's own shutdown puts the default actions back, which kill, but leaves ignored signals ignored.
+    """
+    _handle(ENDING, signal.SIG_IGN)
 
 
 class AbortOnSignal:

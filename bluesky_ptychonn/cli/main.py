@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on a problem that is told, 2 on wrong usage, 128 + number on a signal."""
-    from bluesky_ptychonn.cli.interruption import signals_raised
+    from bluesky_ptychonn.cli.interruption import ignore_signals, signals_raised
 
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
@@ -78,8 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bluesky-ptychonn {options.command}: {_told(problem)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        ignore_signals()
         print("\nstopped", file=sys.stderr)
         return 130
+    except SystemExit:
+        ignore_signals()
+        raise
 
 
 def _told(problem: Exception) -> str:
