@@ -1,86 +1,80 @@
-"""A recorded scan: frames with the positions they belong to."""
+"""What phase retrieval starts from: diffraction patterns, each with the place where it was taken."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from bluesky_ptychonn.core.pairing import Pairing
+from bluesky_ptychonn.core.frames import no_data
+from bluesky_ptychonn.core.optics import Geometry
 
 
 @dataclass(frozen=True)
 class ScanData:
-    """Frames of one run, each with its trigger and its position.
+    """Diffraction patterns of one scan.
+
+    Positions are kept in object pixels, because that is all that phase retrieval sees; a scan of which only pixels are
+    known has no `pixel_size_um`.
 
     Parameters
     ----------
-    frames : (N, H, W) uint
-        Detector counts as recorded, in the order of the triggers.
-    positions_um : (N, 2) float64
-        Probe centres (y, x) on the sample, um, at mid exposure; NaN where a captured position is missing.
-    trigger_index : (N,) int64
-        Trigger of each frame, from 0.
-    unique_id : (N,) int64
-        The driver's number of each frame.
-    unpaired : int
-        Recorded frames left out because their trigger cannot be known.
-    doubt : str
-        Why; empty if no frame was left out.
-    start : mapping
-        Start document: geometry, energy, provenance.
+    patterns : (N, n, n) unsigned integer
+        Counts, the zero frequency at pixel (n/2, n/2); the largest value of the type says "no data".
+    positions_px : (N, 2) float64
+        Probe centres (y, x) on the sample at mid exposure, object pixels, from any origin.
+    pixel_size_um : float, optional
+        Side of an object pixel, um.
+    geometry : Geometry, optional
+        Where energy, distance and detector pixel are known.
+    probe : (n, n) or (M, n, n) complex64, optional
+        Illumination of any power to start from, or its incoherent modes.
+    trigger_index : (N,) int64, optional
+        Trigger of each pattern; the row by default.
+    left_out : int
+        Recorded frames which are not here, because they are dark or their position cannot be known.
+    notes : tuple of str
+        What the reader of a file or run noticed and its user should know.
+    provenance : mapping of str to str
+        Where it comes from: ``run_uid`` or ``file`` and ``sha256``.
+
+    Raises
+    ------
+    ValueError
+        If the lengths or shapes do not belong together, or the patterns are not unsigned integers.
     """
 
-    frames: np.ndarray
-    positions_um: np.ndarray
-    trigger_index: np.ndarray
-    unique_id: np.ndarray
-    unpaired: int
-    doubt: str
-    start: Mapping[str, Any]
+    patterns: np.ndarray
+    positions_px: np.ndarray
+    pixel_size_um: float | None = None
+    geometry: Geometry | None = None
+    probe: np.ndarray | None = None
+    trigger_index: np.ndarray | None = None
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        shape = self.patterns.shape
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % 2:
+            raise ValueError(f"patterns have shape {shape}; they must be (N, n, n) with an even n; crop them")
+        if self.patterns.dtype.kind != "u":
+            raise ValueError(f"patterns are {self.patterns.dtype}; they must be unsigned integer counts")
+        if self.positions_px.shape != (shape[0], 2):
+            raise ValueError(f"{shape[0]} patterns and positions of shape {self.positions_px.shape}; give one (y, x) each")
+        if self.probe is not None and (self.probe.ndim not in (2, 3) or self.probe.shape[-2:] != shape[1:]):
+            raise ValueError(f"the probe has shape {self.probe.shape} px for patterns of {shape[1:]} px")
+        if self.trigger_index is None:
+            object.__setattr__(self, "trigger_index", np.arange(shape[0]))
+        if len(self.triggers) != shape[0]:
+            raise ValueError(f"{shape[0]} patterns and {len(self.triggers)} triggers; give one each")
 
-def pair_recorded(
-    unique_id: np.ndarray,
-    time_s: np.ndarray,
-    start: Mapping[str, Any],
-    *,
-    slots: int | None,
-    lost_in_detector: int | None,
-    lost_before_file: int | None,
-) -> tuple[np.ndarray, str]:
-    """Find the trigger of each recorded frame: by its number and its time, never by its row.
+    @property
+    def triggers(self) -> np.ndarray:
+        """Trigger of each pattern, (N,) int64."""
+        assert self.trigger_index is not None
+        return self.trigger_index
 
-    Parameters
-    ----------
-    unique_id : (M,) int
-        The driver's number of each row of the file.
-    time_s : (M,) float
-        Time stamp of each row, s, on the clock named in ``start["ptycho"]["clock"]``.
-    start : mapping
-        Start document with ``num_points`` and the ``ptycho`` block.
-    slots : int, optional
-        Trigger slots which the stage went through, whether or not a pulse was sent; None if unknown.
-    lost_in_detector, lost_before_file : int, optional
-        Totals of the run; None if unknown.
-
-    Returns
-    -------
-    (M,) int64
-        Trigger index of each row; -1 where it cannot be known.
-    str
-        Why some are unknown; empty if none is.
-    """
-    block = start["ptycho"]
-    pairing = Pairing(
-        start["num_points"],
-        first_unique_id=block["first_unique_id"],
-        clock=block["clock"],
-        dwell_s=block["dwell_s"] if block["fly"] else 0.0,
-    )
-    found = np.array([pairing.add(int(i), float(t), 0.0) for i, t in zip(unique_id, time_s, strict=True)], np.int64)
-    pairing.finish(slots, lost_in_detector, lost_before_file)
-    kept = np.flatnonzero(found >= 0)[: len(pairing.kept_indices)]
-    trigger_index = np.full(len(found), -1, np.int64)
-    trigger_index[kept] = pairing.kept_indices
-    return trigger_index, pairing.doubt
+    @property
+    def valid(self) -> np.ndarray:
+        """Pixels which hold a measurement, (N, n, n) bool."""
+        return self.patterns != no_data(self.patterns.dtype)

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_ptychonn.core.scan_data import ScanData, pair_recorded
+from bluesky_ptychonn.core.recorded_run import RecordedRun, pair_recorded
 
 UNIQUE_ID = "_unique_id"
 
 
-def read_run(run: Any) -> ScanData:
+def read_run(run: Any) -> RecordedRun:
     """Read a ptychography run and pair its frames with the captured positions.
 
     Frames pair by the driver's number, never by row, so frames that the file writer dropped shift nothing.
@@ -21,7 +21,7 @@ def read_run(run: Any) -> ScanData:
 
     Returns
     -------
-    ScanData
+    RecordedRun
 
     Raises
     ------
@@ -41,7 +41,7 @@ def read_run(run: Any) -> ScanData:
     trigger_index, doubt = pair_recorded(unique_id, time_s, start, **_totals(run, start))
     known = np.flatnonzero(trigger_index >= 0)
     frames = np.asarray(primary[f"{detector}_image"].read())
-    return ScanData(
+    return RecordedRun(
         frames=frames[known],
         positions_um=_captured(run, start)[trigger_index[known]],
         trigger_index=trigger_index[known],

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bluesky_ptychonn.core.scan_data import pair_recorded
+from bluesky_ptychonn.core.recorded_run import pair_recorded
 
 START = {"num_points": 10, "ptycho": {"first_unique_id": 0, "clock": "detector", "dwell_s": 0.1, "fly": True}}
 

@@ -1,0 +1,86 @@
+"""A recorded run: frames with the triggers and positions they belong to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bluesky_ptychonn.core.pairing import Pairing
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Frames of one run, each with its trigger and its position.
+
+    Parameters
+    ----------
+    frames : (N, H, W) uint
+        Detector counts as recorded, in the order of the triggers.
+    positions_um : (N, 2) float64
+        Probe centres (y, x) on the sample, um, at mid exposure; NaN where a captured position is missing.
+    trigger_index : (N,) int64
+        Trigger of each frame, from 0.
+    unique_id : (N,) int64
+        The driver's number of each frame.
+    unpaired : int
+        Recorded frames left out because their trigger cannot be known.
+    doubt : str
+        Why; empty if no frame was left out.
+    start : mapping
+        Start document: geometry, energy, provenance.
+    """
+
+    frames: np.ndarray
+    positions_um: np.ndarray
+    trigger_index: np.ndarray
+    unique_id: np.ndarray
+    unpaired: int
+    doubt: str
+    start: Mapping[str, Any]
+
+
+def pair_recorded(
+    unique_id: np.ndarray,
+    time_s: np.ndarray,
+    start: Mapping[str, Any],
+    *,
+    slots: int | None,
+    lost_in_detector: int | None,
+    lost_before_file: int | None,
+) -> tuple[np.ndarray, str]:
+    """Find the trigger of each recorded frame: by its number and its time, never by its row.
+
+    Parameters
+    ----------
+    unique_id : (M,) int
+        The driver's number of each row of the file.
+    time_s : (M,) float
+        Time stamp of each row, s, on the clock named in ``start["ptycho"]["clock"]``.
+    start : mapping
+        Start document with ``num_points`` and the ``ptycho`` block.
+    slots : int, optional
+        Trigger slots which the stage went through, whether or not a pulse was sent; None if unknown.
+    lost_in_detector, lost_before_file : int, optional
+        Totals of the run; None if unknown.
+
+    Returns
+    -------
+    (M,) int64
+        Trigger index of each row; -1 where it cannot be known.
+    str
+        Why some are unknown; empty if none is.
+    """
+    block = start["ptycho"]
+    pairing = Pairing(
+        start["num_points"],
+        first_unique_id=block["first_unique_id"],
+        clock=block["clock"],
+        dwell_s=block["dwell_s"] if block["fly"] else 0.0,
+    )
+    found = np.array([pairing.add(int(i), float(t), 0.0) for i, t in zip(unique_id, time_s, strict=True)], np.int64)
+    pairing.finish(slots, lost_in_detector, lost_before_file)
+    kept = np.flatnonzero(found >= 0)[: len(pairing.kept_indices)]
+    trigger_index = np.full(len(found), -1, np.int64)
+    trigger_index[kept] = pairing.kept_indices
+    return trigger_index, pairing.doubt
