@@ -60,7 +60,9 @@ class ScanData:
         if self.patterns.dtype.kind != "u":
             raise ValueError(f"patterns are {self.patterns.dtype}; they must be unsigned integer counts")
         if self.positions_px.shape != (shape[0], 2):
-            raise ValueError(f"{shape[0]} patterns and positions of shape {self.positions_px.shape}; give one (y, x) each")
+            raise ValueError(
+                f"{shape[0]} patterns and positions of shape {self.positions_px.shape}; give one (y, x) each"
+            )
         if self.probe is not None and (self.probe.ndim not in (2, 3) or self.probe.shape[-2:] != shape[1:]):
             raise ValueError(f"the probe has shape {self.probe.shape} px for patterns of {shape[1:]} px")
         if self.trigger_index is None:
