@@ -2,9 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from bluesky_ptychonn.core.scan_data import ScanData
 
 FPS = 500.0
 
@@ -24,7 +25,7 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     from bluesky_ptychonn.engines.registry import open_engine
 
     source = Path(options.source)
-    scan = read_scan(source)
+    scan = read_scan(source, options.pixel_size_nm)
     with Services(state, catalog=False, engine=options.engine, say=_say, **beamline_options(options)) as services:
         from bluesky_ptychonn.cli.edge import load_probe
         from bluesky_ptychonn.core.stitch import Canvas
@@ -34,8 +35,8 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
         settings = services.settings
         geometry = settings.geometry
         optics = Geometry(geometry.energy_kev, geometry.distance_m, geometry.detector_pixel_um, geometry.frame_px)
-        pixel_um = options.pixel_size_nm * 1e-3 if options.pixel_size_nm else optics.pixel_size_um
-        positions_um = scan["positions_um"] if "positions_um" in scan else scan["positions_px"] * pixel_um
+        pixel_um = scan.pixel_size_um or optics.pixel_size_um
+        positions_um = scan.positions_px * pixel_um
         with tqdm(total=len(positions_um), desc="frames", unit="frame") as bar:
             stats = stream_frames(
                 settings,
@@ -49,7 +50,7 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
         assert settings.probe.file is not None
         probe = load_probe(settings.probe.file, geometry.frame_px)
         lift = open_engine("lift", frame_px=geometry.frame_px)
-        lifted, coverage, _ = stitch_scan(lift, scan["patterns"], positions_um, probe, pixel_um, canvas)
+        lifted, coverage, _ = stitch_scan(lift, scan.patterns, positions_um, probe, pixel_um, canvas)
     seen = coverage > 0.02 * coverage.max()
     name = f"network ({stats['model_version']}), live" if stats["model_version"] else "lift, live"
     images = [("lift only", lifted), (name, live)]
@@ -75,27 +76,24 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     return 0 if stats["account"] == "closed" else 1
 
 
-def read_scan(path: Path) -> dict[str, Any]:
-    """Arrays of a recorded scan.
+def read_scan(path: Path, pixel_size_nm: float | None) -> ScanData:
+    """Read a recorded scan that can be played: with a probe, and with light and a position in every frame.
 
     Raises
     ------
     ValueError
-        If it lacks patterns, positions or a probe, or their numbers differ.
+        If it cannot be read or lacks something.
     """
+    from bluesky_ptychonn.io.scan_files import read_scan_file
+
     try:
-        with np.load(path, allow_pickle=False) as file:
-            scan = {name: file[name] for name in file}
-    except OSError as error:
-        raise ValueError(f"--source {path} cannot be read: {error}") from error
-    missing = [name for name in ("patterns", "probe") if name not in scan]
-    if missing or not {"positions_px", "positions_um"} & set(scan):
-        raise ValueError(
-            f"--source {path} holds {sorted(scan)}; needed are patterns, probe, and positions_px or positions_um"
-        )
-    positions = scan["positions_um"] if "positions_um" in scan else scan["positions_px"]
-    if len(positions) != len(scan["patterns"]):
-        raise ValueError(f"--source {path} holds {len(scan['patterns'])} patterns and {len(positions)} positions")
+        scan = read_scan_file(path, pixel_size_nm=pixel_size_nm)
+    except ValueError as error:
+        raise ValueError(f"--source {error}") from error
+    if scan.probe is None:
+        raise ValueError(f"--source {path} has no probe; save the illumination with it")
+    if scan.left_out:
+        raise ValueError(f"--source {path}: {'; '.join(scan.notes)}; it is played frame by frame: save it without them")
     return scan
 
 

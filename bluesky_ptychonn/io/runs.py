@@ -1,12 +1,16 @@
 """Read a run back from Tiled: every frame with its trigger and its position."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.raw_scan import RawScan, prepare_scan
 from bluesky_ptychonn.core.recorded_run import RecordedRun, pair_recorded
+from bluesky_ptychonn.core.scan_data import ScanData
 
 UNIQUE_ID = "_unique_id"
+NEEDED = ("energy_kev", "distance_m", "detector_pixel_um", "crop_px", "beam_center_px", "orientation")
 
 
 def read_run(run: Any) -> RecordedRun:
@@ -50,6 +54,59 @@ def read_run(run: Any) -> RecordedRun:
         doubt=doubt,
         start=start,
     )
+
+
+def scan_from_run(
+    run: RecordedRun, *, bad_pixels: np.ndarray | None = None, probe: np.ndarray | None = None
+) -> ScanData:
+    """Make diffraction patterns of a run, cut and oriented as its start document says.
+
+    Parameters
+    ----------
+    run : RecordedRun
+    bad_pixels : (H, W) bool, optional
+        Gaps, dead and hot pixels of a frame; True where bad.
+    probe : (n, n) or (M, n, n) complex, optional
+        Illumination to start from.
+
+    Returns
+    -------
+    ScanData
+        Without the frames which have no light or no captured position; the notes say how many.
+
+    Raises
+    ------
+    ValueError
+        If the start document lacks the geometry, or no frame is left.
+    """
+    uid, block = run.start["uid"], run.start["ptycho"]
+    missing = [name for name in NEEDED if name not in block]
+    if missing:
+        raise ValueError(
+            f"run {uid}: its 'ptycho' block lacks {', '.join(missing)}; export it and read the file instead"
+        )
+    raw = RawScan(
+        frames=run.frames,
+        positions=run.positions_um,
+        probe=probe,
+        bad_pixels=bad_pixels,
+        energy_kev=float(block["energy_kev"]),
+        distance_m=float(block["distance_m"]),
+        detector_pixel_um=float(block["detector_pixel_um"]),
+    )
+    row, column = block["beam_center_px"]
+    scan = prepare_scan(
+        raw,
+        crop_px=int(block["crop_px"]),
+        beam_center_px=(float(row), float(column)),
+        orientation=block["orientation"],
+        trigger_index=run.trigger_index,
+        provenance={"run_uid": uid},
+    )
+    if not run.unpaired:
+        return scan
+    note = f"{run.unpaired} frames whose trigger cannot be known are left out: {run.doubt}"
+    return replace(scan, left_out=scan.left_out + run.unpaired, notes=(*scan.notes, note))
 
 
 def _columns(run: Any, stream: str) -> dict[str, np.ndarray]:

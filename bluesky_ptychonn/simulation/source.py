@@ -7,9 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.fft
 
+from bluesky_ptychonn.core.counts import unsigned_counts
+from bluesky_ptychonn.core.frames import no_data
 from bluesky_ptychonn.core.optics import Geometry, shifted
+from bluesky_ptychonn.io.scan_files import open_raw_scan
 
-NO_DATA = np.iinfo(np.uint16).max
+NO_DATA = no_data(np.uint16)
 BATCH = 16
 NOISES = 16
 FINE = 8
@@ -184,33 +187,27 @@ class RecordedSource:
     Parameters
     ----------
     path : Path
-        NPZ file with ``patterns`` (F, H, W), and optionally ``probe``.
+        A scan file (`io.scan_files`) with ``patterns``, and optionally ``probe`` and ``mask``.
 
     Raises
     ------
     ValueError
-        If the file holds no patterns which fit into uint16.
+        If the file holds no patterns, or they are no counts.
     """
 
     def __init__(self, path: Path) -> None:
-        with np.load(path) as file:
-            if "patterns" not in file:
-                raise ValueError(f"{path} has no array 'patterns', only {sorted(file)}; give a scan with patterns")
-            patterns = file["patterns"]
-            probe = file["probe"].astype(np.complex64) if "probe" in file else None
-        if patterns.ndim != 3 or not len(patterns) or patterns.dtype.kind not in "ui":
-            raise ValueError(f"patterns in {path} are {patterns.dtype} {patterns.shape}; give integer counts (F, H, W)")
+        with open_raw_scan(path) as raw:
+            patterns, _ = unsigned_counts(raw.frames, raw.bad_pixels)
         if patterns.dtype != np.uint16:
-            invalid = patterns < 0
-            if patterns.dtype.kind == "u":
-                invalid = patterns == np.iinfo(patterns.dtype).max
+            invalid = patterns == no_data(patterns.dtype)
             patterns = np.where(invalid, NO_DATA, np.minimum(patterns, NO_DATA - 1)).astype(np.uint16)
         self._patterns = patterns
+        probe = raw.probe
         self.probe: np.ndarray | None = None if probe is None else (probe / np.linalg.norm(probe)).astype(np.complex64)
         self.beam_center_px = (patterns.shape[1] // 2, patterns.shape[2] // 2)
         self.different_frames = len(patterns)
         self.stamp_pixel: tuple[int, int] | None = None
-        self.bad_pixels = np.zeros(patterns.shape[1:], bool)
+        self.bad_pixels = np.zeros(patterns.shape[1:], bool) if raw.bad_pixels is None else raw.bad_pixels
 
     @property
     def frame_shape(self) -> tuple[int, int]:
