@@ -1,0 +1,1 @@
+"""Phase retrieval: ePIE and its relatives, and whether to believe what they give."""
