@@ -17,6 +17,22 @@ ORIENTATIONS = {
 _INVERSE = {"rot90": "rot270", "rot270": "rot90"}
 
 
+def orient_patterns(patterns: np.ndarray, orientation: str) -> np.ndarray:
+    """Turn or flip diffraction patterns (B, n, n) about their zero frequency, pixel (n/2, n/2), n even.
+
+    Examples
+    --------
+    >>> spot = np.zeros((1, 4, 4), int)
+    >>> spot[0, 2, 3] = 1
+    >>> np.argwhere(orient_patterns(spot, "flip_x")[0]).tolist()
+    [[2, 1]]
+    """
+    turned = ORIENTATIONS[orientation](patterns)
+    n = patterns.shape[-1]
+    where = int(np.flatnonzero(ORIENTATIONS[orientation](np.arange(n * n).reshape(n, n)) == (n // 2) * (n + 1))[0])
+    return np.roll(turned, (n // 2 - where // n, n // 2 - where % n), axis=(-2, -1))
+
+
 def no_data(dtype: DTypeLike) -> int:
     """Return the value that means "no measurement" in a pattern: the type's largest, as an Eiger writes it."""
     return int(np.iinfo(np.dtype(dtype).name).max)

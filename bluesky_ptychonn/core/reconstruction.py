@@ -36,8 +36,8 @@ class RetrievalReport:
         Orientation in which the data fit best (`core.frames.ORIENTATIONS`), as seen from the one they have.
     orientation_margin : float
         Error of the next best class over that of the best.
-    twin : str
-        Which member of the pair that the data cannot tell apart: ``"as given"``, ``"twin"`` or ``"not decidable"``.
+    twin : {"decided", "not decidable"}
+        Whether the probe tells that orientation from its twin, half a turn away, which the data cannot.
     position_scale : float
         Factor on the positions with which the data fit best; not 1 if energy, distance or pixel size are wrong.
     """

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from bluesky_ptychonn.training.retrieval.forward import State, squared
-
-STEPS = 3
+from bluesky_ptychonn.training.retrieval.problem import cone_of, shift_of
 
 
 class Gauge:
@@ -41,25 +40,6 @@ class Gauge:
             turn = torch.linalg.eigh(flat.conj() @ flat.T).eigenvectors.flip(1).T
             state.probe = torch.tensordot(turn, state.probe, dims=1)
             pace[1] = torch.tensordot(turn, pace[1], dims=1)
-
-
-def cone_of(probe: np.ndarray) -> np.ndarray:
-    """Amplitude (n, n) of a probe's modes (M, n, n) on the detector, the zero frequency in the middle."""
-    return np.sqrt(np.sum(np.abs(np.fft.fftshift(np.fft.fft2(probe), axes=(-2, -1))) ** 2, axis=0))
-
-
-def shift_of(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Shift (y, x) of an image against a reference, px, to a small part of a pixel: least squares from near 0."""
-    spectrum, frequency = np.fft.fft2(reference), np.fft.fftfreq(len(reference))
-    slope_y = np.real(np.fft.ifft2(spectrum * 2j * np.pi * frequency[:, None]))
-    slope_x = np.real(np.fft.ifft2(spectrum * 2j * np.pi * frequency[None, :]))
-    basis = np.stack([-slope_y.ravel(), -slope_x.ravel(), reference.ravel()], axis=1)
-    shift = np.zeros(2)
-    for _ in range(STEPS):
-        turn = np.exp(-2j * np.pi * (frequency[:, None] * shift[0] + frequency[None, :] * shift[1]))
-        moved = np.real(np.fft.ifft2(spectrum * turn))
-        shift += np.linalg.lstsq(basis, (image - moved).ravel(), rcond=None)[0][:2]
-    return shift
 
 
 def _ramp(shape: torch.Size, slope: list[float], device: torch.device) -> torch.Tensor:

@@ -5,11 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bluesky_ptychonn.core.optics import counts_of, with_counts
+from bluesky_ptychonn.core.frames import no_data
+from bluesky_ptychonn.core.optics import counts_of, far_field, with_counts
 from bluesky_ptychonn.core.scan_data import ScanData
 
 MARGIN_PX = 8
 """Room around the field, px, into which corrected positions and moved probes may go."""
+BEAM_OFF_PX = 0.2
+"""Distance of the measured cone from that of the starting probe, detector px, from which on the probe follows it.
+
+Below, the slope of the sample's own phase explains it, and the probe is right.
+"""
+MEANT = 256
+"""Patterns whose mean shows the cone."""
+STEPS = 3
 MODE_SHARE = 0.05
 """Power of each further mode that a single starting probe is given, in units of the first."""
 
@@ -93,17 +102,47 @@ def make_problem(scan: ScanData, probe: np.ndarray, *, modes: int = 1, holdout_e
 
 def _modes(probe: np.ndarray, patterns: np.ndarray, modes: int) -> np.ndarray:
     given = probe[None] if probe.ndim == 2 else probe
-    first = with_counts(given[0], counts_of(patterns[:: max(1, len(patterns) // 256)], given[0]))
-    counts = np.sum(np.abs(first) ** 2, dtype=np.float64)
-    ratio = np.sqrt(np.sum(np.abs(given) ** 2, axis=(1, 2)) / np.sum(np.abs(given[0]) ** 2))
-    filled = [first] + [
-        mode * (np.sqrt(counts) * share / np.linalg.norm(mode))
-        for mode, share in zip(given[1:modes], ratio[1:modes], strict=True)
-    ]
-    y, x = (np.mgrid[: probe.shape[-1], : probe.shape[-1]] - probe.shape[-1] / 2) / probe.shape[-1]
+    some = patterns[:: max(1, len(patterns) // MEANT)]
+    counts = counts_of(some, given[0])
+    filled = list(given[:modes])
+    n = probe.shape[-1]
+    y, x = (np.mgrid[:n, :n] - n / 2) / n
     tilts = (y, x, y * x, y**2 - x**2, y**2 + x**2)
     while len(filled) < modes:
-        mode = first * tilts[(len(filled) - 1) % len(tilts)]
-        filled.append(mode * (np.sqrt(MODE_SHARE * counts) / np.linalg.norm(mode)))
+        mode = given[0] * tilts[(len(filled) - 1) % len(tilts)]
+        filled.append(mode * (np.sqrt(MODE_SHARE) * np.linalg.norm(given[0]) / np.linalg.norm(mode)))
     stack = np.stack(filled)
-    return (stack * np.sqrt(counts / np.sum(np.abs(stack) ** 2, dtype=np.float64))).astype(np.complex64)
+    shift_px = beam_offset_px(stack, some)
+    if np.hypot(*shift_px) > BEAM_OFF_PX:
+        stack = stack * np.exp(2j * np.pi * (y * shift_px[0] + x * shift_px[1]))
+    return with_counts(stack, counts)
+
+
+def beam_offset_px(probe: np.ndarray, patterns: np.ndarray) -> np.ndarray:
+    """How far (y, x) the cone on the detector lies from where the modes (M, n, n) of a probe have it, detector px."""
+    valid = patterns != no_data(patterns.dtype)
+    frames = valid.sum(axis=0)
+    mean = np.sqrt(patterns.sum(axis=0, dtype=np.float64, where=valid) / np.maximum(frames, 1))
+    cone = cone_of(probe)
+    cone = cone * (np.linalg.norm(mean[frames > 0]) / np.linalg.norm(cone[frames > 0]))
+    return shift_of(np.where(frames > 0, mean, cone), cone)
+
+
+def cone_of(probe: np.ndarray) -> np.ndarray:
+    """Amplitude (n, n) of a probe's modes (M, n, n) on the detector, the zero frequency in the middle."""
+    return np.sqrt(np.sum(np.abs(far_field(probe)) ** 2, axis=0, dtype=np.float64))
+
+
+def shift_of(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Shift (y, x) of an image against a reference, px, to a small part of a pixel: correlation, then least squares."""
+    spectrum, frequency = np.fft.fft2(reference), np.fft.fftfreq(len(reference))
+    match = np.real(np.fft.ifft2(np.fft.fft2(image) * np.conj(spectrum)))
+    whole = np.array(np.unravel_index(match.argmax(), match.shape), float)
+    shift = (whole + len(image) / 2) % len(image) - len(image) / 2
+    for _ in range(STEPS):
+        turned = spectrum * np.exp(-2j * np.pi * (frequency[:, None] * shift[0] + frequency[None, :] * shift[1]))
+        slopes = [np.real(np.fft.ifft2(turned * 2j * np.pi * part)) for part in (frequency[:, None], frequency[None])]
+        moved = np.real(np.fft.ifft2(turned))
+        basis = np.stack([-slopes[0].ravel(), -slopes[1].ravel(), moved.ravel()], axis=1)
+        shift = shift + np.linalg.lstsq(basis, (image - moved).ravel(), rcond=None)[0][:2]
+    return shift

@@ -21,8 +21,8 @@ from bluesky_ptychonn.training.retrieval.problem import Problem, Sweep, make_pro
 RECIPES = {
     "batched": Recipe(96, 0.3, 0.5, 0.05, momentum=0.9, settle=0.5),
     "poisson": Recipe(96, 0.3, 0.5, 0.05, momentum=0.9, settle=0.5, photons_from=0.15),
-    "epie": Recipe(1, 1.0, 1.0, 1.0),
-    "rpie": Recipe(1, 1.0, 1.0, 0.1),
+    "epie": Recipe(1, 0.7, 0.5, 1.0, probe_from=5),
+    "rpie": Recipe(1, 0.5, 0.5, 0.1, probe_from=5),
 }
 """Own methods; see `engine`."""
 METHODS = (*RECIPES, *ptychi_engine.METHODS)
@@ -38,7 +38,8 @@ SAMPLE = 128
 class Progress:
     """What is known after sweep ``number`` (from 1) of ``total``.
 
-    Errors are those of `RetrievalReport`; `error` is that of a sample of the frames in use; `error_heldout` is NaN if none is held out.
+    Errors are those of `RetrievalReport`; `error` is that of a sample of the frames in use, `error_heldout` is NaN if
+    none is held out.
     """
 
     number: int
@@ -55,7 +56,7 @@ def reconstruct(
     sweeps: int = SWEEPS,
     probe: np.ndarray | None = None,
     modes: int = 1,
-    probe_from: int = 0,
+    probe_from: int | None = None,
     position_bound_px: float | None = None,
     holdout_every: int = 20,
     batch: int | None = None,
@@ -80,7 +81,8 @@ def reconstruct(
     modes : int
         Incoherent probe modes.
     probe_from : int
-        First sweep, from 0, that updates the probe; ``sweeps`` or more for a probe held fixed.
+        First sweep, from 0, that updates the probe; ``sweeps`` or more for a probe held fixed; the method's own choice
+        without it.
     position_bound_px : float, optional
         Correct the positions, each by at most this much along y and x; not at all without it.
     holdout_every : int
@@ -145,11 +147,13 @@ def start_of(
     return replace(problem, object_=guess) if smoothed < flat else problem
 
 
-def _check(method: str, sweeps: int, modes: int, probe_from: int, bound_px: float | None, batch: int | None) -> None:
+def _check(
+    method: str, sweeps: int, modes: int, probe_from: int | None, bound_px: float | None, batch: int | None
+) -> None:
     if method not in METHODS:
         raise ValueError(f"method = {method!r}; allowed is one of {', '.join(METHODS)}")
     for name, value, least in (("sweeps", sweeps, 1), ("modes", modes, 1), ("probe_from", probe_from, 0)):
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"{name} = {value}; it must be at least {least}")
     if batch is not None and batch < 1:
         raise ValueError(f"batch = {batch} frames; it must be at least 1")
@@ -161,7 +165,7 @@ def _engine(
     problem: Problem,
     method: str,
     sweeps: int,
-    probe_from: int,
+    probe_from: int | None,
     bound_px: float | None,
     batch: int | None,
     seed: int,
@@ -174,7 +178,9 @@ def _engine(
             problem, method=method, sweeps=sweeps, batch=settings["batch"], seed=seed,
             correct_positions=bound_px is not None,
         ), settings  # fmt: skip
-    recipe = replace(RECIPES[method], probe_from=probe_from)
+    recipe = RECIPES[method]
+    if probe_from is not None:
+        recipe = replace(recipe, probe_from=probe_from)
     if recipe.batch > 1:
         most = recipe.batch if device.type == "cpu" else LARGEST_BATCH_GPU
         recipe = replace(recipe, batch=batch or int(np.clip(len(problem.used) // FRAMES_PER_BATCH, 1, most)))

@@ -1,0 +1,92 @@
+"""The verdict: trusted or not, and the one sentence that says why."""
+
+from bluesky_ptychonn.core.reconstruction import RetrievalReport
+
+FEWEST_OVERLAP = 0.45
+LARGEST_STRETCH = 0.05
+LEAST_MARGIN = 1.1
+"""Ratio of errors from which on one orientation is clearly the better one."""
+MOST_UNEXPLAINED = 0.25
+"""Share of what the sample does to the patterns, beyond noise, that may stay unexplained in frames held out."""
+MOST_OVERFIT = 2.0
+"""Largest ratio of the error beyond noise of held out frames to that of the frames in use."""
+COARSEST = 0.08
+"""Ring correlation of the halves must reach so far, cycles/px."""
+LEAST_COVERED = 0.6
+
+
+def unexplained(report: RetrievalReport) -> float:
+    """Error of held out frames beyond noise, in units of what there was to explain."""
+    error = report.error_heldout if report.error_heldout == report.error_heldout else report.error
+    there_was = report.error_blank - report.error_noise
+    return (error - report.error_noise) / there_was if there_was > 0 else float("inf")
+
+
+def verdict(report: RetrievalReport) -> tuple[bool, str]:
+    """Judge what was measured.
+
+    Causes come before symptoms: a scan that is too sparse or turned also fits badly, but that is not what its owner
+    can change.
+
+    Returns
+    -------
+    trusted : bool
+    reason : str
+    """
+    for problem in (_geometry(report), _fit(report)):
+        if problem:
+            return False, problem
+    finest = "" if report.frc_nm is None else f" ({report.frc_nm:.3g} nm half period)"
+    return True, (
+        f"held out frames are explained to {100 * (1 - unexplained(report)):.0f} %, and two halves of the data agree "
+        f"down to {report.frc_cycles_per_px:.2f} cycles/px{finest}"
+    )
+
+
+def _geometry(report: RetrievalReport) -> str:
+    if report.overlap_ratio < FEWEST_OVERLAP:
+        return (
+            f"too sparse: the overlap ratio is {report.overlap_ratio:.2f}, at least {FEWEST_OVERLAP} is needed; "
+            "scan with a smaller step"
+        )
+    if report.orientation != "identity" and (report.orientation_margin or 0) > LEAST_MARGIN:
+        return (
+            f"wrong orientation: the data fit {report.orientation_margin:.2f} times better when the frames are turned "
+            f"by {report.orientation!r}; set it, or the signs of the stage axes"
+        )
+    if abs(report.position_scale - 1) > LARGEST_STRETCH:
+        return (
+            f"wrong scale: the data fit best with the positions multiplied by {report.position_scale:.2f}; check "
+            "energy, distance, detector pixel and the unit of the positions"
+        )
+    if report.covered_fraction < LEAST_COVERED:
+        return (
+            f"poorly covered: only {100 * report.covered_fraction:.0f} % of the field has enough light, at least "
+            f"{100 * LEAST_COVERED:.0f} % is needed; look for lost frames"
+        )
+    return ""
+
+
+def _fit(report: RetrievalReport) -> str:
+    finest = report.frc_cycles_per_px
+    if finest is None:
+        return "the well covered field is too small to compare two halves of the data; scan a larger one"
+    if finest < COARSEST:
+        return (
+            f"not reproducible: two halves of the data agree down to {finest:.2f} cycles/px only, at least "
+            f"{COARSEST} is needed; give more light than {report.photons_per_frame:.2g} photons a frame, or check "
+            "that frames and positions belong together"
+        )
+    left = unexplained(report)
+    if left > MOST_UNEXPLAINED:
+        return (
+            f"bad fit: {100 * left:.0f} % of what the sample does to held out frames is unexplained, at most "
+            f"{100 * MOST_UNEXPLAINED:.0f} % is allowed; check positions, mask, beam centre and probe modes"
+        )
+    beyond = report.error - report.error_noise
+    if beyond > 0 and (report.error_heldout - report.error_noise) / beyond > MOST_OVERFIT and left > 0.1:
+        return (
+            f"overfitted: frames held out fit {report.error_heldout / report.error:.1f} times worse than those in use; "
+            "use fewer modes, or scan with a smaller step"
+        )
+    return ""
