@@ -1,6 +1,8 @@
 """What a user gets wrong, and what the answer is: one table for plan, settings and command line."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +81,10 @@ COMMAND_LINE = [
     (["beamline", "start", "--directory", "{folder}", "--source", "no.npz"], r"neither 'physics' nor a file"),
     (["bench", "stream", "--fps", "0"], r"--fps 0 for --seconds 30"),
     (["bench", "stream", "--fps", "1000", "--seconds", "1e9"], r"1 to 1,000,000 frames"),
+    (["bench", "phase-retrieval", "--points", "9"], r"--points 9 is outside 100 to 10000 positions"),
+    (["reconstruct", "no.npz"], r"no.npz cannot be read"),
+    (["reconstruct", "-1", "--settings", "{empty}"], r"-1 is not a file, and the settings name no catalog"),
+    (["reconstruct", "wrong.npy"], r"wrong.npy cannot be read: .* give NPZ, CXI or HDF5"),
     (["demo", "--source", "no.npz", "--output", "{folder}"], r"--source no.npz cannot be read"),
     (["shell", "--profile", "{folder}"], r"no startup/\*.py in"),
 ]
@@ -100,7 +106,16 @@ def test_command_line(arguments, message, tmp_path, monkeypatch, capsys):
     assert "Traceback" not in told
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["bench", "stream", "--help"]])
+def test_a_problem_is_told_in_a_line_when_run_as_a_module_too(tmp_path):
+    command = [sys.executable, "-m", "bluesky_ptychonn.cli.main", "shell", "--profile", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"bluesky-ptychonn shell: no startup/\*.py in .*\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["demo", "--help"], ["bench", "stream", "--help"], ["reconstruct", "--help"]]
+)
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)

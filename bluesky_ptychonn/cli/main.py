@@ -14,7 +14,8 @@ COMMANDS = {
     "edge": "the streaming service: frames in, stitched phase out",
     "view": "a window on the stitched image",
     "catalog": "the embedded Tiled catalog; send backed-up runs to it",
-    "bench": "measure: the whole chain at a frame rate",
+    "reconstruct": "phase retrieval of a run or file: object, probe, and whether to believe them",
+    "bench": "measure: the whole chain at a frame rate, or phase retrieval",
     "train": "train the starter model on simulated scans",
     "settings": "check a settings file and show what is in force",
 }
@@ -94,4 +95,4 @@ def _told(problem: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(importlib.import_module("bluesky_ptychonn.cli.main").main())  # whose Problem is the one commands raise
