@@ -26,4 +26,4 @@ def real_data():
     folder = os.environ.get("PTYCHONN_DATA", "")
     if not folder or not Path(folder).is_dir():
         pytest.skip("PTYCHONN_DATA names no folder of real data")
-    return Path(folder)
+    return Path(folder).resolve()  # some tests change the working directory

@@ -110,13 +110,16 @@ def reconstruct(
     engine, settings = _engine(problem, method, sweeps, probe_from, position_bound_px, batch, seed, device)
     some = problem.used[:: max(1, len(problem.used) // SAMPLE)]
     held_out = np.setdiff1d(np.arange(len(problem.patterns)), problem.used)
+    counts_photons = int(np.ceil(settings.get("photons_from", 1.0) * sweeps)) + 1
     best: tuple[float, Sweep] | None = None
     errors: list[tuple[float, float]] = []
     try:
         for number, sweep in enumerate(engine, 1):
             errors.append((error_of(problem, sweep, some, device), error_of(problem, sweep, held_out, device)))
             measure = errors[-1][1 if len(held_out) else 0]
-            if best is None or measure <= best[0] or number == sweeps:
+            if (
+                best is None or measure <= best[0] or number in (counts_photons, sweeps)
+            ):  # then errors rise, but not noise
                 best = measure, sweep
             if on_sweep:
                 on_sweep(Progress(number, sweeps, *errors[-1], sweep.object_))

@@ -28,6 +28,8 @@ HALF_BATCH = 48
 WELL_COVERED = 0.3
 """Light, in units of what most of the field has, from which on a pixel is well covered."""
 SCALES = (0.9, 1.0, 1.1)
+BETTER = 0.98
+"""Ratio of errors from which down on another scale is better; the noise of the data hides smaller differences."""
 FAINT = 0.01
 """Intensity of the probe, in units of its brightest pixel, below which it is noise."""
 
@@ -76,11 +78,12 @@ def judge(
     measured["frc_cycles_per_px"] = finest
     measured["frc_nm"] = 1e3 * pixel_um / (2 * finest) if pixel_um and finest else None
     measured["covered_fraction"] = covered_fraction(reconstruction.coverage, last.positions_px)
-    measured["overlap_ratio"] = overlap_ratio(last.positions_px, last.probe)
     say("stretched scans")
     refined = replace(scan, probe=reconstruction.probe, positions_px=last.positions_px)
     measured["position_scale"] = best_scale([trial_error(refined, scale=scale, device=device) for scale in SCALES])
     started = scan if scan.probe is not None else refined
+    assert started.probe is not None
+    measured["overlap_ratio"] = overlap_ratio(last.positions_px, started.probe)
     found = find_orientation(started, trusted_probe=trusted_probe, device=device, on_step=say)
     measured |= {"orientation": found.best, "orientation_margin": found.margin, "twin": found.twin}
     report = RetrievalReport(trusted=False, reason="", **measured)
@@ -164,7 +167,7 @@ def _inside(positions_px: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def overlap_ratio(positions_px: np.ndarray, probe: np.ndarray) -> float:
     """1 - step / probe diameter, the step being the square root of the area for each position; 0 if they span none."""
-    light = np.sqrt(np.sum(np.abs(probe) ** 2, axis=0))
+    light = np.sqrt(np.sum(np.abs(probe.reshape(-1, *probe.shape[-2:])) ** 2, axis=0))
     light = np.where(light**2 > FAINT * light.max() ** 2, light, 0)
     try:
         triangles = Delaunay(positions_px).simplices
@@ -175,8 +178,10 @@ def overlap_ratio(positions_px: np.ndarray, probe: np.ndarray) -> float:
 
 
 def best_scale(errors: list[float]) -> float:
-    """Where a parabola through the errors at `SCALES` is least, within twice their range; 1 if it has no minimum."""
+    """Where a parabola through the errors at `SCALES` is least, within twice their range; 1 if no other is better."""
     below, middle, above = errors
+    if min(below, above) > BETTER * middle:
+        return 1.0
     bend = below - 2 * middle + above
     if bend <= 0:
         return SCALES[int(np.argmin(errors))]

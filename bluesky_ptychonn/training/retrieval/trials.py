@@ -14,6 +14,7 @@ from bluesky_ptychonn.training.retrieval.reconstruct import start_of
 
 FRAMES = 100
 SWEEPS = 10
+HELD_OUT_EVERY = 5
 RECIPE = Recipe(10, 0.5, 0.5, 0.1, momentum=0.7, settle=0.5, probe_from=2)
 
 
@@ -26,7 +27,7 @@ def trial_error(
     seed: int = 0,
     device: torch.device,
 ) -> float:
-    """Error of a short reconstruction of the frames around the middle of a scan; see `RetrievalReport`.
+    """Error on held out frames of a short reconstruction around the middle of a scan; see `RetrievalReport`.
 
     Parameters
     ----------
@@ -51,10 +52,11 @@ def trial_error(
         probe=scan.probe if scale == 1 else with_defocus(scan.probe, scale),
         trigger_index=None,
     )
-    problem = start_of(some, None, holdout_every=0)
+    problem = start_of(some, None, holdout_every=HELD_OUT_EVERY)
     recipe = replace(RECIPE, probe_from=SWEEPS) if fixed_probe else RECIPE
     *_, last = sweeps_of(problem, recipe, sweeps=SWEEPS, device=device, seed=seed)
-    return error_of(problem, last, problem.used, device)
+    held_out = np.setdiff1d(np.arange(len(rows)), problem.used)
+    return error_of(problem, last, held_out if len(held_out) else problem.used, device)
 
 
 def with_defocus(probe: np.ndarray, factor: float) -> np.ndarray:

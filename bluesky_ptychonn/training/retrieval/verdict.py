@@ -54,7 +54,7 @@ def _geometry(report: RetrievalReport) -> str:
             f"wrong orientation: the data fit {report.orientation_margin:.2f} times better when the frames are turned "
             f"by {report.orientation!r}; set it, or the signs of the stage axes"
         )
-    if abs(report.position_scale - 1) > LARGEST_STRETCH:
+    if abs(report.position_scale - 1) > LARGEST_STRETCH and unexplained(report) < MOST_UNEXPLAINED:
         return (
             f"wrong scale: the data fit best with the positions multiplied by {report.position_scale:.2f}; check "
             "energy, distance, detector pixel and the unit of the positions"
