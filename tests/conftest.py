@@ -1,5 +1,7 @@
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of torch on a busy machine wait for each other
+
 import numpy as np
 import pytest
 

@@ -17,6 +17,8 @@ DEFOCUS_UM = 170.0
 STARTS_UM = {"defocus11": 1.11 * DEFOCUS_UM, "exact": DEFOCUS_UM}
 """Defocus of the starting probe, um."""
 SEED = 1
+SHARPNESS_PX = 0.5
+"""Width of the sample's edges: the beamline's own, 0.8 px, leave nothing to resolve beyond 0.4 cycles/px."""
 EDGE_PX = 96
 """Taken off each side of the object before it is compared: there the probe passed too rarely."""
 DATA_RANGE_RAD = 0.6
@@ -145,7 +147,13 @@ def simulate(points: int, photons: float, sample: str) -> tuple[ScanData, Truth]
     side_um = SIDE_UM * np.sqrt(points / POINTS)
     positions_px = fermat_spiral(side_um, side_um, STEP_UM) / pixel_um
     field_px = int(np.ptp(positions_px, axis=0).max()) + geometry.frame_px + 40
-    object_ = make_sample(sample, field_um=field_px * pixel_um, pixel_size_um=pixel_um, seed=SEED)  # type: ignore[arg-type]
+    object_ = make_sample(
+        sample,  # type: ignore[arg-type]
+        field_um=field_px * pixel_um,
+        pixel_size_um=pixel_um,
+        seed=SEED,
+        edge_px=SHARPNESS_PX,
+    )
     positions_px += len(object_) / 2
     probe = with_counts(zone_plate_probe(geometry, defocus_um=DEFOCUS_UM), photons)
     expected = intensities(object_, probe, positions_px)
@@ -169,6 +177,7 @@ def _simulated(options: argparse.Namespace, methods: Sequence[str]) -> Iterator[
                 "points": len(scan.patterns),
                 "photons_per_frame": options.photons,
                 "overlap_ratio": 1 - STEP_UM / diameter_um,
+                "edge_px": SHARPNESS_PX,
             }
 
 

@@ -14,7 +14,9 @@ ABSORBED = 0.1
 Kind = Literal["etched", "letters"]
 
 
-def make_sample(kind: Kind, *, field_um: float, pixel_size_um: float, seed: int = 0) -> np.ndarray:
+def make_sample(
+    kind: Kind, *, field_um: float, pixel_size_um: float, seed: int = 0, edge_px: float = 0.8
+) -> np.ndarray:
     """Draw a square sample.
 
     Parameters
@@ -25,6 +27,8 @@ def make_sample(kind: Kind, *, field_um: float, pixel_size_um: float, seed: int 
         Side of the sample and of one object pixel.
     seed : int
         The same seed draws the same sample.
+    edge_px : float
+        Standard deviation of the Gaussian that rounds the edges; at 0.8 px nothing is left beyond 0.4 cycles/px.
 
     Returns
     -------
@@ -50,7 +54,7 @@ def make_sample(kind: Kind, *, field_um: float, pixel_size_um: float, seed: int 
     size_px = int(np.ceil(field_um / pixel_size_um / 2)) * 2
     depth = np.zeros((size_px, size_px), np.float32)
     draw(depth, 1 / pixel_size_um, np.random.default_rng(seed))
-    depth = np.clip(gaussian_filter(depth, 0.8), 0, 1)
+    depth = np.clip(gaussian_filter(depth, edge_px), 0, 1)
     return ((1 - ABSORBED * depth) * np.exp(1j * DEEPEST_RAD * depth)).astype(np.complex64)
 
 

@@ -95,7 +95,7 @@ def make_problem(scan: ScanData, probe: np.ndarray, *, modes: int = 1, holdout_e
         positions_px=positions_px,
         origin_px=(float(low[0]), float(low[1])),
         object_=np.ones(tuple(shape), np.complex64),
-        probe=_modes(probe, scan.patterns, modes),
+        probe=_modes(probe, scan.patterns[~held], modes),
         used=rows[~held],
     )
 

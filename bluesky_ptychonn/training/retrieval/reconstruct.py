@@ -104,8 +104,8 @@ def reconstruct(
     ValueError
         If the scan has no probe to start from, or a parameter is out of range.
     """
-    problem = start_of(scan, probe, modes=modes, holdout_every=holdout_every, smooth=method in ("batched", "poisson"))
     _check(method, sweeps, modes, probe_from, position_bound_px, batch)
+    problem = start_of(scan, probe, modes=modes, holdout_every=holdout_every, smooth=method in ("batched", "poisson"))
     device = device or pick_device()
     engine, settings = _engine(problem, method, sweeps, probe_from, position_bound_px, batch, seed, device)
     some = problem.used[:: max(1, len(problem.used) // SAMPLE)]
@@ -141,8 +141,9 @@ def start_of(
     problem = make_problem(scan, probe, modes=modes, holdout_every=holdout_every)
     if not smooth:
         return problem
-    guess = smooth_object(problem.patterns, problem.positions_px, problem.probe[0], problem.object_.shape)
-    some = problem.used[:: max(1, len(problem.used) // SAMPLE)]
+    used = problem.used
+    guess = smooth_object(problem.patterns[used], problem.positions_px[used], problem.probe[0], problem.object_.shape)
+    some = used[:: max(1, len(used) // SAMPLE)]
     flat, smoothed = (
         error_of(problem, Sweep(object_, problem.probe, problem.positions_px), some, torch.device("cpu"))
         for object_ in (problem.object_, guess)

@@ -1,5 +1,7 @@
 """The verdict: trusted or not, and the one sentence that says why."""
 
+import math
+
 from bluesky_ptychonn.core.reconstruction import RetrievalReport
 
 FEWEST_OVERLAP = 0.45
@@ -7,7 +9,7 @@ LARGEST_STRETCH = 0.05
 LEAST_MARGIN = 1.1
 """Ratio of errors from which on one orientation is clearly the better one."""
 MOST_UNEXPLAINED = 0.25
-"""Share of what the sample does to the patterns, beyond noise, that may stay unexplained in frames held out."""
+"""Share of what the sample does to the patterns, beyond noise, that may stay unexplained."""
 MOST_OVERFIT = 2.0
 """Largest ratio of the error beyond noise of held out frames to that of the frames in use."""
 COARSEST = 0.08
@@ -16,8 +18,8 @@ LEAST_COVERED = 0.6
 
 
 def unexplained(report: RetrievalReport) -> float:
-    """Error of held out frames beyond noise, in units of what there was to explain."""
-    error = report.error_heldout if report.error_heldout == report.error_heldout else report.error
+    """Error beyond noise, of held out frames or of all if that is larger, in units of what there was to explain."""
+    error = max(report.error, report.error_heldout) if math.isfinite(report.error_heldout) else report.error
     there_was = report.error_blank - report.error_noise
     return (error - report.error_noise) / there_was if there_was > 0 else float("inf")
 
@@ -38,8 +40,8 @@ def verdict(report: RetrievalReport) -> tuple[bool, str]:
             return False, problem
     finest = "" if report.frc_nm is None else f" ({report.frc_nm:.3g} nm half period)"
     return True, (
-        f"held out frames are explained to {100 * (1 - unexplained(report)):.0f} %, and two halves of the data agree "
-        f"down to {report.frc_cycles_per_px:.2f} cycles/px{finest}"
+        f"frames, held out ones too, are explained to {100 * min(1.0, 1 - unexplained(report)):.0f} %, and two halves "
+        f"of the data agree down to {report.frc_cycles_per_px:.2f} cycles/px{finest}"
     )
 
 
@@ -80,7 +82,7 @@ def _fit(report: RetrievalReport) -> str:
     left = unexplained(report)
     if left > MOST_UNEXPLAINED:
         return (
-            f"bad fit: {100 * left:.0f} % of what the sample does to held out frames is unexplained, at most "
+            f"bad fit: {100 * left:.0f} % of what the sample does to the frames is unexplained, at most "
             f"{100 * MOST_UNEXPLAINED:.0f} % is allowed; check positions, mask, beam centre and probe modes"
         )
     beyond = report.error - report.error_noise
