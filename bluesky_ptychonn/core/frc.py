@@ -64,12 +64,12 @@ def resolution(frequencies: np.ndarray, correlation: np.ndarray, threshold: floa
     >>> resolution(np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.75, 0.25]))
     0.25
     """
-    below = np.flatnonzero(correlation < threshold)
+    below = np.flatnonzero(~(correlation >= threshold))
     if not below.size:
         return 0.5
     first = int(below[0])
-    if first == 0:
-        return 0.0
+    if first == 0 or not np.isfinite(correlation[first]):
+        return 0.0 if first == 0 else float(frequencies[first - 1])
     high, low = correlation[first - 1], correlation[first]
     part = (high - threshold) / (high - low)
     return float(frequencies[first - 1] + part * (frequencies[first] - frequencies[first - 1]))

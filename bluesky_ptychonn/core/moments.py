@@ -50,11 +50,15 @@ def smooth_object(
     edges = _neighbours(positions_px)
     if not len(edges):
         return flat
+    linked, edges = np.unique(edges, return_inverse=True)
+    edges = edges.reshape(-1, 2)
+    patterns, positions_px = patterns[linked], positions_px[linked]
     slopes, transmitted = _moments(patterns, np.abs(far_field(probe)) ** 2)
     step = positions_px[edges[:, 1]] - positions_px[edges[:, 0]]
     rise = np.sum((slopes[edges[:, 0]] + slopes[edges[:, 1]]) / 2 * step, axis=1)
     rows = np.repeat(np.arange(len(edges)), 2)
-    difference = sparse.csr_matrix((np.tile([-1.0, 1.0], len(edges)), (rows, edges.ravel())))
+    signs = np.tile([-1.0, 1.0], len(edges))
+    difference = sparse.csr_matrix((signs, (rows, edges.ravel())), shape=(len(edges), len(linked)))
     normal = difference.T @ difference + 1e-9 * sparse.eye(len(positions_px))
     phase = spsolve(normal.tocsc(), difference.T @ rise)
     phase -= _curvature(probe) * np.log(np.maximum(transmitted, 1e-3) / max(transmitted.mean(), 1e-3))

@@ -29,13 +29,15 @@ class RetrievalReport:
         Half period there; None where the pixel size is not known.
     covered_fraction : float
         Share of the scanned field which is well covered.
-    overlap_ratio : float
-        1 - step / probe diameter, the step being sqrt(area / points).
+    overlap_ratio : float, optional
+        1 - step / probe diameter, the step being sqrt(area / points); None if the positions span no area.
     photons_per_frame : float
     orientation : str
         Orientation in which the data fit best (`core.frames.ORIENTATIONS`), as seen from the one they have.
     orientation_margin : float
         Error of the next best class over that of the best.
+    orientation_gain : float
+        Error of the orientation that the data have over that of ``orientation``.
     twin : {"decided", "not decidable"}
         Whether the probe tells that orientation from its twin, half a turn away, which the data cannot.
     position_scale : float
@@ -51,10 +53,11 @@ class RetrievalReport:
     frc_cycles_per_px: float | None
     frc_nm: float | None
     covered_fraction: float
-    overlap_ratio: float
+    overlap_ratio: float | None
     photons_per_frame: float
     orientation: str = "identity"
     orientation_margin: float | None = None
+    orientation_gain: float = 1.0
     twin: str = "not decidable"
     position_scale: float = 1.0
 

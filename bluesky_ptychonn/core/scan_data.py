@@ -48,7 +48,7 @@ class ScanData:
     pixel_size_um: float | None = None
     geometry: Geometry | None = None
     probe: np.ndarray | None = None
-    trigger_index: np.ndarray | None = None
+    trigger_index: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     left_out: int = 0
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -65,16 +65,14 @@ class ScanData:
             )
         if self.probe is not None and (self.probe.ndim not in (2, 3) or self.probe.shape[-2:] != shape[1:]):
             raise ValueError(f"the probe has shape {self.probe.shape} px for patterns of {shape[1:]} px")
-        if self.trigger_index is None:
+        if self.probe is not None and not np.all(
+            np.isfinite(self.probe) & np.any(self.probe, axis=(-2, -1), keepdims=True)
+        ):
+            raise ValueError("the probe holds values that are not finite, or a mode without power; give another")
+        if not len(self.trigger_index):
             object.__setattr__(self, "trigger_index", np.arange(shape[0]))
-        if len(self.triggers) != shape[0]:
-            raise ValueError(f"{shape[0]} patterns and {len(self.triggers)} triggers; give one each")
-
-    @property
-    def triggers(self) -> np.ndarray:
-        """Trigger of each pattern, (N,) int64."""
-        assert self.trigger_index is not None
-        return self.trigger_index
+        if len(self.trigger_index) != shape[0]:
+            raise ValueError(f"{shape[0]} patterns and {len(self.trigger_index)} triggers; give one each")
 
     @property
     def valid(self) -> np.ndarray:

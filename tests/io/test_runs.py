@@ -4,7 +4,7 @@ import pytest
 from bluesky_ptychonn.core.frames import FrameGeometry
 from bluesky_ptychonn.core.optics import Geometry
 from bluesky_ptychonn.core.recorded_run import RecordedRun
-from bluesky_ptychonn.io.runs import scan_from_run
+from bluesky_ptychonn.io.runs import read_run, scan_from_run
 
 BLOCK = {
     "energy_kev": 10.0,
@@ -43,7 +43,7 @@ def test_a_run_is_cut_and_oriented_as_the_edge_does(run):
     assert 1 - valid.mean() == pytest.approx(edge.masked_fraction)
     assert scan.geometry == Geometry(10.0, 0.9, 75.0, 16)
     np.testing.assert_allclose(scan.positions_px * scan.pixel_size_um, recorded.positions_um)
-    assert scan.triggers.tolist() == [0, 1, 3, 4, 5, 8]
+    assert scan.trigger_index.tolist() == [0, 1, 3, 4, 5, 8]
     assert (scan.provenance, scan.left_out) == ({"run_uid": "a1b2"}, 0)
     np.testing.assert_array_equal(scan.probe, probe)
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_used_is_left_out_and_told(run, rng):
     frames, positions_um = rng.poisson(20, (6, 18, 20)).astype(np.uint32), rng.uniform(-1, 1, (6, 2))
     frames[1], positions_um[2] = 0, np.nan
     scan = scan_from_run(run(4, frames, positions_um))
-    assert (scan.left_out, scan.triggers.tolist()) == (6, [0, 4, 5, 8])
+    assert (scan.left_out, scan.trigger_index.tolist()) == (6, [0, 4, 5, 8])
     assert scan.notes[-3:] == (
         "1 frames have no position and are left out: 3",
         "1 frames have no light and are left out: 1",
@@ -65,3 +65,50 @@ def test_a_start_document_without_geometry_is_told(run):
     del recorded.start["ptycho"]["distance_m"], recorded.start["ptycho"]["crop_px"]
     with pytest.raises(ValueError, match="run a1b2: its 'ptycho' block lacks distance_m, crop_px"):
         scan_from_run(recorded)
+
+
+class Column:
+    def __init__(self, values):
+        self.read = lambda: np.asarray(values)
+
+
+class Stream(dict):
+    def read(self):
+        return {name: column.read() for name, column in self.items()}
+
+
+class Run(dict):
+    def __init__(self, start, **streams):
+        super().__init__({name: Stream({key: Column(v) for key, v in keys.items()}) for name, keys in streams.items()})
+        self.metadata = {"start": start}
+
+
+START = {
+    "uid": "a1b2",
+    "num_points": 2,
+    "motors": ["y", "x"],
+    "ptycho": {"first_unique_id": 1, "clock": "own", "dwell_s": 0.1, "fly": False},
+}
+PRIMARY = {"eiger_unique_id": [1, 2], "eiger_time_stamp": [0.0, 0.1], "eiger_image": np.ones((2, 8, 8))}
+POSITIONS = {"trigger_index": [0, 1], "y": [0.0, 1.0], "x": [0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("start", "primary", "positions", "message"),
+    [
+        ({}, {"eiger_time_stamp": None}, {}, "run a1b2 lacks eiger_time_stamp, so its frames cannot be paired"),
+        ({"num_points": None}, {}, {}, "lacks num_points"),
+        ({"ptycho": {}}, {}, {}, "lacks ptycho.first_unique_id, ptycho.clock"),
+        ({"motors": None}, {}, {}, "its start document names no motors"),
+        ({"motors": ["y", "z"]}, {}, {}, "stream 'positions' lacks z"),
+        ({}, {}, {"trigger_index": [0, 2]}, "positions of triggers 0 to 2, but num_points = 2"),
+    ],
+)
+def test_what_a_run_lacks_to_be_paired_is_named(start, primary, positions, message, monkeypatch):
+    def held(given, changes):
+        return {name: value for name, value in {**given, **changes}.items() if value is not None}
+
+    monkeypatch.setattr("bluesky_ptychonn.io.runs.pair_recorded", lambda *_, **__: (np.arange(2), ""))
+    streams = {"primary": held(PRIMARY, primary), "positions": held(POSITIONS, positions)}
+    with pytest.raises(ValueError, match=message):
+        read_run(Run(held(START, start), **streams))

@@ -124,7 +124,9 @@ def test_a_beam_off_the_middle_does_not_tilt_the_object():
         ({"sweeps": 0}, "sweeps = 0; it must be at least 1"),
         ({"modes": 0}, "modes = 0; it must be at least 1"),
         ({"probe_from": -1}, "probe_from = -1; it must be at least 0"),
-        ({"batch": 0}, "batch = 0 frames; it must be at least 1"),
+        ({"holdout_every": 1}, "holdout_every = 1; allowed are 0"),
+        ({"seed": -1}, "seed = -1; it must be at least 0"),
+        ({"batch": 0}, "batch = 0; it must be at least 1"),
         ({"position_bound_px": -1.0}, "position_bound_px = -1.0 px; it must be positive"),
     ],
 )
@@ -138,3 +140,38 @@ def test_a_scan_without_a_probe_says_what_to_give():
     scan, _ = simulate(width_um=0.3)
     with pytest.raises(ValueError, match="no probe to start from; give one: a file, the optics"):
         reconstruct(replace(scan, probe=None), sweeps=1)
+
+
+@pytest.mark.parametrize("spoil", ["doubled", "astray", "one place twice"])
+def test_repeated_and_astray_places_are_no_obstacle(spoil):
+    scan, truth = simulate(1)
+    positions_px, patterns = scan.positions_px.copy(), scan.patterns
+    if spoil == "doubled":
+        positions_px, patterns = np.repeat(positions_px, 2, axis=0), np.repeat(patterns, 2, axis=0)
+    else:
+        positions_px[-1] = positions_px[0] if spoil == "one place twice" else positions_px[-1] + 50
+    result = reconstruct(
+        replace(scan, patterns=patterns, positions_px=positions_px, trigger_index=np.arange(len(patterns))), sweeps=12
+    )
+    assert ssim(result, truth) > 0.8
+
+
+def test_a_run_that_diverges_gives_its_best_sweep():
+    scan, _ = simulate(1, photons=300, width_um=0.5)
+    result = reconstruct(scan, method="epie", sweeps=30)
+    kept = result.errors_heldout[result.settings["kept_sweep"] - 1]
+    assert kept < 2 * result.errors_heldout.min()
+
+
+def test_a_probe_of_two_modes_starts_two_modes():
+    scan, _ = simulate(width_um=0.5)
+    first = reconstruct(scan, sweeps=2, modes=2)
+    assert len(reconstruct(scan, sweeps=1, probe=first.probe).probe) == 2
+
+
+@pytest.mark.parametrize("probe", ["dark", "nan"])
+def test_a_useless_probe_is_refused(probe):
+    scan, _ = simulate(width_um=0.3)
+    useless = np.zeros_like(scan.probe) if probe == "dark" else np.full_like(scan.probe, np.nan)
+    with pytest.raises(ValueError, match="values that are not finite, or a mode without power"):
+        replace(scan, probe=useless)

@@ -6,8 +6,9 @@ import pytest
 from simulated_scan import simulate
 
 from bluesky_ptychonn.core.reconstruction import RetrievalReport
+from bluesky_ptychonn.training.retrieval.field import overlap_ratio
 from bluesky_ptychonn.training.retrieval.reconstruct import reconstruct
-from bluesky_ptychonn.training.retrieval.report import best_scale, judge, overlap_ratio
+from bluesky_ptychonn.training.retrieval.report import best_scale, judge
 from bluesky_ptychonn.training.retrieval.verdict import verdict
 
 GOOD = RetrievalReport(
@@ -23,6 +24,7 @@ GOOD = RetrievalReport(
     overlap_ratio=0.85,
     photons_per_frame=1e6,
     orientation_margin=3.0,
+    orientation_gain=3.0,
 )
 
 
@@ -31,10 +33,14 @@ GOOD = RetrievalReport(
     [
         ({"overlap_ratio": 0.3}, "too sparse: the overlap ratio is 0.30, at least 0.45 is needed"),
         ({"orientation": "flip_y"}, "wrong orientation: the data fit 3.00 times better .* 'flip_y'"),
-        ({"position_scale": 1.1}, "wrong scale: .* multiplied by 1.10; check energy, distance, detector pixel"),
+        ({"position_scale": 1.1}, "wrong scale: .* multiplied by about 1.10; check energy, distance, detector pixel"),
+        ({"overlap_ratio": None}, "lie on a line or at too few places"),
+        ({"error_blank": 0.0017}, "too little light: at 1e\\+06 photons"),
+        ({"frc_cycles_per_px": float("nan")}, "not reproducible"),
+        ({"error": float("nan")}, "bad fit"),
         ({"covered_fraction": 0.4}, "poorly covered: only 40 % of the field"),
         ({"frc_cycles_per_px": None}, "too small to compare"),
-        ({"frc_cycles_per_px": 0.02}, "not reproducible: .* more light than 1e\\+06 photons"),
+        ({"frc_cycles_per_px": 0.02}, "not reproducible: .* frames and positions belong together"),
         ({"error_heldout": 0.015}, "bad fit: 73 % .* is unexplained, at most 25 %"),
         ({"error": 0.012}, "bad fit: 57 %"),
         ({"error_heldout": 0.005}, "overfitted: frames held out fit 2.9 times worse"),
@@ -69,7 +75,7 @@ def test_a_good_scan_is_trusted(start_defocus):
         ({"step_um": 0.26, "width_um": 1.8}, "too sparse"),
         ({"scale": 1.12}, "wrong scale"),
         ({"orientation": "flip_x"}, "wrong orientation"),
-        ({"photons": 300}, "not reproducible"),
+        ({"photons": 300}, "too little light"),
     ],
 )
 def test_a_spoiled_scan_is_called_what_it_is(spoiled, reason):
@@ -89,7 +95,18 @@ def test_the_scale_is_where_the_errors_are_least(errors, scale):
     assert best_scale(errors) == pytest.approx(scale, abs=0.11)
 
 
-def test_overlap_is_that_of_step_and_probe(rng):
+def test_neither_outline_nor_an_astray_position_lowers_the_overlap():
+    y, x = (part.ravel() for part in np.mgrid[:12, :12] * 5.0)
+    scan, _ = simulate(width_um=0.3)
+    whole = overlap_ratio(np.stack([y, x], axis=1), scan.probe)
+    angle = (y < 30) | (x < 30)
+    assert overlap_ratio(np.stack([y, x], axis=1)[angle], scan.probe) == pytest.approx(whole, abs=0.02)
+    assert overlap_ratio(np.vstack([np.stack([y, x], axis=1), [[300, 300]]]), scan.probe) == pytest.approx(
+        whole, abs=0.02
+    )
+
+
+def test_overlap_is_that_of_step_and_probe():
     scan, _ = simulate()
     assert overlap_ratio(scan.positions_px, scan.probe) > overlap_ratio(2 * scan.positions_px, scan.probe)
-    assert overlap_ratio(np.zeros((5, 2)), scan.probe) == 0.0
+    assert overlap_ratio(np.zeros((5, 2)), scan.probe) is None

@@ -36,6 +36,8 @@ class Orientation:
         Error of the next best class over that of the best; near 1 nothing is decided.
     errors : dict
         Least error of each class, by the name of its first member.
+    gain : float
+        Error of the patterns as they are over that of ``best``.
     twin : {"decided", "not decidable"}
         Whether the probe tells ``best`` from the other member of its class; else it is the first one.
     twin_margin : float, optional
@@ -45,6 +47,7 @@ class Orientation:
     best: str
     margin: float
     errors: dict[str, float]
+    gain: float
     twin: str
     twin_margin: float | None
 
@@ -87,16 +90,20 @@ def find_orientation(
     ranked = sorted(errors, key=errors.__getitem__)
     members = next(members for members in CLASSES if members[0] == ranked[0])
     twin, twin_margin = "not decidable", None
+    gain = errors[CLASSES[0][0]] / max(errors[ranked[0]], 1e-30)
     if trusted_probe and _phase_of_defocus(scan.probe) > IN_FOCUS_RAD:
         held = [trial_error(scan, orientation=name, fixed_probe=True, seed=seed, device=device) for name in members]
         twin_margin = max(held) / max(min(held), 1e-30)
         if twin_margin > DECIDED:
             twin = "decided"
             members = members if held[0] < held[1] else members[::-1]
+            if members[0] == CLASSES[0][1]:
+                gain = twin_margin
     return Orientation(
         best=members[0],
         margin=errors[ranked[1]] / max(errors[ranked[0]], 1e-30),
         errors=errors,
+        gain=gain,
         twin=twin,
         twin_margin=twin_margin,
     )

@@ -1,6 +1,5 @@
 """What every phase retrieval engine is given, and what it gives after each sweep."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from bluesky_ptychonn.core.optics import counts_of, far_field, with_counts
 from bluesky_ptychonn.core.scan_data import ScanData
 
 MARGIN_PX = 8
-"""Room around the field, px, into which corrected positions and moved probes may go."""
+"""Room around the field, px."""
 BEAM_OFF_PX = 0.2
 """Distance of the measured cone from that of the starting probe, detector px, from which on the probe follows it.
 
@@ -67,11 +66,9 @@ class Sweep:
     positions_px: np.ndarray
 
 
-Sweeps = Callable[[Problem], Iterator[Sweep]]
-"""An engine: yields the state after each sweep for as long as it is asked."""
-
-
-def make_problem(scan: ScanData, probe: np.ndarray, *, modes: int = 1, holdout_every: int = 20) -> Problem:
+def make_problem(
+    scan: ScanData, probe: np.ndarray, *, modes: int = 1, holdout_every: int = 20, room_px: float = 0.0
+) -> Problem:
     """Prepare a scan: a flat object that holds every position, the probe scaled to the counts, frames held out.
 
     Parameters
@@ -83,11 +80,14 @@ def make_problem(scan: ScanData, probe: np.ndarray, *, modes: int = 1, holdout_e
         Incoherent probe modes; those that ``probe`` lacks start as weak, tilted copies of the first.
     holdout_every : int
         One frame of this many, evenly along the scan, is never used for an update; 0 for none.
+    room_px : float
+        How far positions may move.
     """
     n = scan.patterns.shape[-1]
-    low = np.floor(scan.positions_px.min(axis=0)) - n // 2 - MARGIN_PX
+    margin_px = MARGIN_PX + int(np.ceil(room_px))
+    low = np.floor(scan.positions_px.min(axis=0)) - n // 2 - margin_px
     positions_px = scan.positions_px - low
-    shape = np.ceil(positions_px.max(axis=0)).astype(int) + n // 2 + MARGIN_PX
+    shape = np.ceil(positions_px.max(axis=0)).astype(int) + n // 2 + margin_px
     rows = np.arange(len(positions_px))
     held = (rows % holdout_every == holdout_every // 2) if holdout_every else np.zeros(len(rows), bool)
     return Problem(

@@ -45,7 +45,7 @@ def ptychi_sweeps(
     sweeps: int,
     batch: int = 96,
     seed: int = 0,
-    correct_positions: bool = False,
+    position_bound_px: float | None = None,
     threads: int | None = None,
 ) -> Iterator[Sweep]:
     """Iterate with pty-chi, on a GPU where torch sees one.
@@ -62,8 +62,9 @@ def ptychi_sweeps(
         Frames per update. ePIE and rPIE take shorter steps where frames of a batch overlap; 1 is ePIE as published.
     seed : int
         Of the order of the frames.
-    correct_positions : bool
-        Move positions too, from sweep `POSITIONS_FROM` on; frames held out follow their neighbours in the scan.
+    position_bound_px : float, optional
+        Move positions too, each by at most this much along y and x, from sweep `POSITIONS_FROM` on; frames held out
+        follow their neighbours in the scan.
     threads : int, optional
         Of torch, while pty-chi works.
 
@@ -89,34 +90,35 @@ def ptychi_sweeps(
     api, new_task = _import_ptychi()
     with _contained(threads):
         options = _options(api, problem, method, min(batch, len(problem.used)))
-        options.probe_position_options.optimizable = correct_positions
+        options.probe_position_options.optimizable = position_bound_px is not None
         task = _task(new_task, options, problem)
         task.reconstructor.dataloader.generator.manual_seed(seed)  # the seed in its options does not order the frames
-    return _iterate(task, problem, sweeps, threads)
+    return _iterate(task, problem, sweeps, threads, position_bound_px)
 
 
-def _iterate(task: Any, problem: Problem, sweeps: int, threads: int | None) -> Iterator[Sweep]:
+def _iterate(task: Any, problem: Problem, sweeps: int, threads: int | None, bound_px: float | None) -> Iterator[Sweep]:
     for _ in range(sweeps):
         with _contained(threads):
             task.run(1)
             object_, probe, used_px = (
                 task.get_data_to_cpu(name, as_numpy=True) for name in ("object", "probe", "probe_positions")
             )
-        moved = task.position_options.optimizable
         yield Sweep(
             object_=object_[0],
             probe=probe[0] * np.float32(probe.shape[-1]),
-            positions_px=_moved(problem, used_px) if moved else problem.positions_px.copy(),
+            positions_px=problem.positions_px.copy() if bound_px is None else _moved(problem, used_px, bound_px),
         )
 
 
-def _moved(problem: Problem, used_px: np.ndarray) -> np.ndarray:
+def _moved(problem: Problem, used_px: np.ndarray, bound_px: float) -> np.ndarray:
     """Positions of all frames, within the object, from those of the used ones."""
     rows = np.arange(len(problem.positions_px))
     shifts = used_px - problem.positions_px[problem.used]
     shifts = np.stack([np.interp(rows, problem.used, shifts[:, axis]) for axis in (0, 1)], axis=1)
     half = problem.probe.shape[-1] // 2
-    return np.clip(problem.positions_px + shifts, half, np.subtract(problem.object_.shape, half))
+    return np.clip(
+        problem.positions_px + np.clip(shifts, -bound_px, bound_px), half, np.subtract(problem.object_.shape, half)
+    )
 
 
 def _options(api: Any, problem: Problem, method: str, batch: int) -> Any:

@@ -14,6 +14,7 @@ from bluesky_ptychonn.core.reconstruction import Reconstruction
 from bluesky_ptychonn.core.scan_data import ScanData
 from bluesky_ptychonn.training.retrieval import ptychi_engine
 from bluesky_ptychonn.training.retrieval.engine import Recipe, sweeps_of
+from bluesky_ptychonn.training.retrieval.field import light_on
 from bluesky_ptychonn.training.retrieval.forward import error_of, pick_device
 from bluesky_ptychonn.training.retrieval.positions import PositionCorrection
 from bluesky_ptychonn.training.retrieval.problem import Problem, Sweep, make_problem
@@ -30,6 +31,8 @@ SWEEPS = 60
 FRAMES_PER_BATCH = 10
 """A batch is at most this part of the frames: more would see each pixel too often at once."""
 LARGEST_BATCH_GPU = 256
+DIVERGED = 2.0
+"""Error of the last sweep, in units of the least, from which on it is not kept."""
 SAMPLE = 128
 """Frames in use that are asked for the error after each sweep."""
 
@@ -55,7 +58,7 @@ def reconstruct(
     method: str = "poisson",
     sweeps: int = SWEEPS,
     probe: np.ndarray | None = None,
-    modes: int = 1,
+    modes: int | None = None,
     probe_from: int | None = None,
     position_bound_px: float | None = None,
     holdout_every: int = 20,
@@ -66,7 +69,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct the object and the probe of a scan.
 
-    Ctrl-C ends it early and keeps the sweep with the least error on the frames held out.
+    The last sweep is kept, unless it diverged. Ctrl-C ends it early and keeps the sweep with the least error on the
+    frames held out.
 
     Parameters
     ----------
@@ -78,8 +82,8 @@ def reconstruct(
         Passes over all frames.
     probe : (n, n) or (M, n, n) complex, optional
         To start from; the scan's own without it.
-    modes : int
-        Incoherent probe modes.
+    modes : int, optional
+        Incoherent probe modes; as many as the starting probe has without it.
     probe_from : int
         First sweep, from 0, that updates the probe; ``sweeps`` or more for a probe held fixed; the method's own choice
         without it.
@@ -104,41 +108,58 @@ def reconstruct(
     ValueError
         If the scan has no probe to start from, or a parameter is out of range.
     """
-    _check(method, sweeps, modes, probe_from, position_bound_px, batch)
-    problem = start_of(scan, probe, modes=modes, holdout_every=holdout_every, smooth=method in ("batched", "poisson"))
+    _check(method, sweeps, modes, probe_from, position_bound_px, batch, holdout_every, seed)
+    problem = start_of(
+        scan,
+        probe,
+        modes=modes,
+        holdout_every=holdout_every,
+        room_px=position_bound_px or 0.0,
+        smooth=method in ("batched", "poisson"),
+    )
     device = device or pick_device()
     engine, settings = _engine(problem, method, sweeps, probe_from, position_bound_px, batch, seed, device)
     some = problem.used[:: max(1, len(problem.used) // SAMPLE)]
     held_out = np.setdiff1d(np.arange(len(problem.patterns)), problem.used)
     counts_photons = int(np.ceil(settings.get("photons_from", 1.0) * sweeps)) + 1
-    best: tuple[float, Sweep] | None = None
+    best: tuple[float, int, Sweep] | None = None
     errors: list[tuple[float, float]] = []
     try:
         for number, sweep in enumerate(engine, 1):
             errors.append((error_of(problem, sweep, some, device), error_of(problem, sweep, held_out, device)))
             measure = errors[-1][1 if len(held_out) else 0]
-            if (
-                best is None or measure <= best[0] or number in (counts_photons, sweeps)
-            ):  # then errors rise, but not noise
-                best = measure, sweep
+            done = number == sweeps and best is not None and measure < DIVERGED * best[0]
+            fresh = number == counts_photons  # from here on errors in amplitude are higher, and say less
+            if best is None or measure <= best[0] or done or fresh:
+                best = measure, number, sweep
             if on_sweep:
                 on_sweep(Progress(number, sweeps, *errors[-1], sweep.object_))
     except KeyboardInterrupt:
         if best is None:
             raise
         settings["interrupted_after"] = len(errors)
-    assert best is not None
-    return _result(scan, problem, best[1], np.array(errors), settings | {"modes": modes, "seed": seed}, device)
+    if best is None:
+        raise RuntimeError(f"method {method!r} made no sweep")
+    _, kept, sweep = best
+    settings |= {"modes": len(sweep.probe), "seed": seed, "kept_sweep": kept}
+    return _result(scan, problem, sweep, np.array(errors), settings, device)
 
 
 def start_of(
-    scan: ScanData, probe: np.ndarray | None, *, modes: int = 1, holdout_every: int = 20, smooth: bool = True
+    scan: ScanData,
+    probe: np.ndarray | None,
+    *,
+    modes: int | None = None,
+    holdout_every: int = 20,
+    room_px: float = 0.0,
+    smooth: bool = True,
 ) -> Problem:
     """Prepare a scan with the given or its own probe, and a first guess of the object where that explains more."""
     probe = scan.probe if probe is None else probe
     if probe is None:
         raise ValueError("there is no probe to start from; give one: a file, the optics, or an earlier reconstruction")
-    problem = make_problem(scan, probe, modes=modes, holdout_every=holdout_every)
+    modes = modes or (1 if probe.ndim == 2 else len(probe))
+    problem = make_problem(scan, probe, modes=modes, holdout_every=holdout_every, room_px=room_px)
     if not smooth:
         return problem
     used = problem.used
@@ -152,17 +173,27 @@ def start_of(
 
 
 def _check(
-    method: str, sweeps: int, modes: int, probe_from: int | None, bound_px: float | None, batch: int | None
+    method: str,
+    sweeps: int,
+    modes: int | None,
+    probe_from: int | None,
+    bound_px: float | None,
+    batch: int | None,
+    holdout_every: int,
+    seed: int,
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method = {method!r}; allowed is one of {', '.join(METHODS)}")
-    for name, value, least in (("sweeps", sweeps, 1), ("modes", modes, 1), ("probe_from", probe_from, 0)):
+    at_least = (("sweeps", sweeps, 1), ("modes", modes, 1), ("probe_from", probe_from, 0), ("batch", batch, 1))
+    for name, value, least in (*at_least, ("seed", seed, 0)):
         if value is not None and value < least:
             raise ValueError(f"{name} = {value}; it must be at least {least}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch = {batch} frames; it must be at least 1")
+    if holdout_every < 0 or holdout_every == 1:
+        raise ValueError(f"holdout_every = {holdout_every}; allowed are 0 for none, or 2 and more")
     if bound_px is not None and not (np.isfinite(bound_px) and bound_px > 0):
         raise ValueError(f"position_bound_px = {bound_px} px; it must be positive")
+    if probe_from is not None and method in ptychi_engine.METHODS:
+        raise ValueError(f"probe_from = {probe_from}; {method} updates the probe from the first sweep; leave it out")
 
 
 def _engine(
@@ -180,7 +211,7 @@ def _engine(
         settings["batch"] = batch or 24
         return ptychi_engine.ptychi_sweeps(
             problem, method=method, sweeps=sweeps, batch=settings["batch"], seed=seed,
-            correct_positions=bound_px is not None,
+            position_bound_px=bound_px,
         ), settings  # fmt: skip
     recipe = RECIPES[method]
     if probe_from is not None:
@@ -213,19 +244,10 @@ def _result(
         origin_px=problem.origin_px,
         pixel_size_um=scan.pixel_size_um,
         coverage=light_on(sweep),
-        trigger_index=scan.triggers,
+        trigger_index=scan.trigger_index,
         held_out=held_out,
         errors=errors[:, 0],
         errors_heldout=errors[:, 1],
         settings={**settings, "device": device.type},
         provenance={**scan.provenance, **libraries},
     )
-
-
-def light_on(sweep: Sweep) -> np.ndarray:
-    """Photons that each object pixel received, (H, W) float32."""
-    light = np.sum(np.abs(sweep.probe) ** 2, axis=0)
-    coverage = np.zeros(sweep.object_.shape, np.float32)
-    for y, x in np.rint(sweep.positions_px).astype(int) - len(light) // 2:
-        coverage[y : y + len(light), x : x + len(light)] += light
-    return coverage

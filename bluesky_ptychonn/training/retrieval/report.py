@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from bluesky_ptychonn.core.frc import SMALLEST_PX, fourier_ring_correlation, resolution
 from bluesky_ptychonn.core.metrics import covered_region
 from bluesky_ptychonn.core.moments import smooth_object
-from bluesky_ptychonn.core.optics import probe_diameter_um
 from bluesky_ptychonn.core.reconstruction import Reconstruction, RetrievalReport
 from bluesky_ptychonn.core.scan_data import ScanData
 from bluesky_ptychonn.training.retrieval.engine import sweeps_of
+from bluesky_ptychonn.training.retrieval.field import WELL_COVERED, covered_fraction, overlap_ratio
 from bluesky_ptychonn.training.retrieval.forward import State, Waves, error_of, pick_device
 from bluesky_ptychonn.training.retrieval.orientation import find_orientation
 from bluesky_ptychonn.training.retrieval.problem import Problem, Sweep
@@ -25,13 +24,9 @@ from bluesky_ptychonn.training.retrieval.verdict import verdict
 
 HALF_SWEEPS = 16
 HALF_BATCH = 48
-WELL_COVERED = 0.3
-"""Light, in units of what most of the field has, from which on a pixel is well covered."""
 SCALES = (0.9, 1.0, 1.1)
 BETTER = 0.98
 """Ratio of errors from which down on another scale is better; the noise of the data hides smaller differences."""
-FAINT = 0.01
-"""Intensity of the probe, in units of its brightest pixel, below which it is noise."""
 
 
 def judge(
@@ -82,10 +77,12 @@ def judge(
     refined = replace(scan, probe=reconstruction.probe, positions_px=last.positions_px)
     measured["position_scale"] = best_scale([trial_error(refined, scale=scale, device=device) for scale in SCALES])
     started = scan if scan.probe is not None else refined
-    assert started.probe is not None
-    measured["overlap_ratio"] = overlap_ratio(last.positions_px, started.probe)
+    measured["overlap_ratio"] = overlap_ratio(
+        last.positions_px, reconstruction.probe if started.probe is None else started.probe
+    )
     found = find_orientation(started, trusted_probe=trusted_probe, device=device, on_step=say)
-    measured |= {"orientation": found.best, "orientation_margin": found.margin, "twin": found.twin}
+    measured |= {"orientation": found.best, "orientation_margin": found.margin, "orientation_gain": found.gain}
+    measured["twin"] = found.twin
     report = RetrievalReport(trusted=False, reason="", **measured)
     trusted, reason = verdict(report)
     return replace(reconstruction, report=replace(report, trusted=trusted, reason=reason))
@@ -144,37 +141,6 @@ def half_correlation(problem: Problem, reconstruction: Reconstruction, device: t
         return None
     constant = np.vdot(cut[1], cut[0])
     return resolution(*fourier_ring_correlation(cut[0], cut[1] * (constant / max(abs(constant), 1e-30))))
-
-
-def covered_fraction(coverage: np.ndarray, positions_px: np.ndarray) -> float:
-    """Share of the field between the positions which has at least `WELL_COVERED` of the usual light."""
-    inside = _inside(positions_px, coverage.shape)
-    if not inside.any():
-        return 0.0
-    light = coverage[inside]
-    return float(np.mean(light >= WELL_COVERED * np.percentile(light, 90)))
-
-
-def _inside(positions_px: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Pixels within the convex hull of the positions, (H, W) bool."""
-    try:
-        hull = Delaunay(positions_px)
-    except (QhullError, ValueError):
-        return np.zeros(shape, bool)
-    grid = np.stack(np.meshgrid(*(np.arange(side) for side in shape), indexing="ij"), axis=-1)
-    return hull.find_simplex(grid) >= 0
-
-
-def overlap_ratio(positions_px: np.ndarray, probe: np.ndarray) -> float:
-    """1 - step / probe diameter, the step being the square root of the area for each position; 0 if they span none."""
-    light = np.sqrt(np.sum(np.abs(probe.reshape(-1, *probe.shape[-2:])) ** 2, axis=0))
-    light = np.where(light**2 > FAINT * light.max() ** 2, light, 0)
-    try:
-        triangles = Delaunay(positions_px).simplices
-        area = ConvexHull(positions_px).volume * 2 / len(triangles)
-    except (QhullError, ValueError):
-        return 0.0
-    return float(1 - np.sqrt(area) / probe_diameter_um(light, 1.0))
 
 
 def best_scale(errors: list[float]) -> float:

@@ -44,13 +44,14 @@ def trial_error(
     """
     away = np.linalg.norm(scan.positions_px - np.median(scan.positions_px, axis=0), axis=1)
     rows = np.sort(np.argsort(away, kind="stable")[:FRAMES])
-    assert scan.probe is not None
+    if scan.probe is None:
+        raise ValueError("there is no probe to try with; give one")
     some = replace(
         scan,
         patterns=orient_patterns(scan.patterns[rows], orientation),
         positions_px=scan.positions_px[rows] * scale,
         probe=scan.probe if scale == 1 else with_defocus(scan.probe, scale),
-        trigger_index=None,
+        trigger_index=rows,
     )
     problem = start_of(some, None, holdout_every=HELD_OUT_EVERY)
     recipe = replace(RECIPE, probe_from=SWEEPS) if fixed_probe else RECIPE

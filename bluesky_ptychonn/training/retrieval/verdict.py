@@ -6,12 +6,14 @@ from bluesky_ptychonn.core.reconstruction import RetrievalReport
 
 FEWEST_OVERLAP = 0.45
 LARGEST_STRETCH = 0.05
-LEAST_MARGIN = 1.1
-"""Ratio of errors from which on one orientation is clearly the better one."""
+LEAST_GAIN = 1.1
+"""Ratio of errors from which on another orientation is clearly the better one."""
 MOST_UNEXPLAINED = 0.25
 """Share of what the sample does to the patterns, beyond noise, that may stay unexplained."""
 MOST_OVERFIT = 2.0
 """Largest ratio of the error beyond noise of held out frames to that of the frames in use."""
+DARK = 1.1
+"""What there was to explain must be more than this times the noise."""
 COARSEST = 0.08
 """Ring correlation of the halves must reach so far, cycles/px."""
 LEAST_COVERED = 0.6
@@ -19,7 +21,7 @@ LEAST_COVERED = 0.6
 
 def unexplained(report: RetrievalReport) -> float:
     """Error beyond noise, of held out frames or of all if that is larger, in units of what there was to explain."""
-    error = max(report.error, report.error_heldout) if math.isfinite(report.error_heldout) else report.error
+    error = report.error if math.isnan(report.error_heldout) else max(report.error, report.error_heldout)
     there_was = report.error_blank - report.error_noise
     return (error - report.error_noise) / there_was if there_was > 0 else float("inf")
 
@@ -39,26 +41,29 @@ def verdict(report: RetrievalReport) -> tuple[bool, str]:
         if problem:
             return False, problem
     finest = "" if report.frc_nm is None else f" ({report.frc_nm:.3g} nm half period)"
+    held_out = ", held out ones too," if math.isfinite(report.error_heldout) else ""
     return True, (
-        f"frames, held out ones too, are explained to {100 * min(1.0, 1 - unexplained(report)):.0f} %, and two halves "
+        f"frames{held_out} are explained to {100 * min(1.0, 1 - unexplained(report)):.0f} %, and two halves "
         f"of the data agree down to {report.frc_cycles_per_px:.2f} cycles/px{finest}"
     )
 
 
 def _geometry(report: RetrievalReport) -> str:
+    if report.overlap_ratio is None:
+        return "the positions lie on a line or at too few places; scan an area"
     if report.overlap_ratio < FEWEST_OVERLAP:
         return (
             f"too sparse: the overlap ratio is {report.overlap_ratio:.2f}, at least {FEWEST_OVERLAP} is needed; "
             "scan with a smaller step"
         )
-    if report.orientation != "identity" and (report.orientation_margin or 0) > LEAST_MARGIN:
+    if report.orientation != "identity" and report.orientation_gain > LEAST_GAIN:
         return (
-            f"wrong orientation: the data fit {report.orientation_margin:.2f} times better when the frames are turned "
+            f"wrong orientation: the data fit {report.orientation_gain:.2f} times better when the frames are turned "
             f"by {report.orientation!r}; set it, or the signs of the stage axes"
         )
     if abs(report.position_scale - 1) > LARGEST_STRETCH and unexplained(report) < MOST_UNEXPLAINED:
         return (
-            f"wrong scale: the data fit best with the positions multiplied by {report.position_scale:.2f}; check "
+            f"wrong scale: the data fit best with the positions multiplied by about {report.position_scale:.2f}; check "
             "energy, distance, detector pixel and the unit of the positions"
         )
     if report.covered_fraction < LEAST_COVERED:
@@ -73,14 +78,18 @@ def _fit(report: RetrievalReport) -> str:
     finest = report.frc_cycles_per_px
     if finest is None:
         return "the well covered field is too small to compare two halves of the data; scan a larger one"
-    if finest < COARSEST:
+    if report.error_blank <= DARK * report.error_noise:
+        return (
+            f"too little light: at {report.photons_per_frame:.3g} photons a frame, counting noise hides the sample; "
+            "expose longer"
+        )
+    if not finest >= COARSEST:
         return (
             f"not reproducible: two halves of the data agree down to {finest:.2f} cycles/px only, at least "
-            f"{COARSEST} is needed; give more light than {report.photons_per_frame:.2g} photons a frame, or check "
-            "that frames and positions belong together"
+            f"{COARSEST} is needed; check that frames and positions belong together, or give more light"
         )
     left = unexplained(report)
-    if left > MOST_UNEXPLAINED:
+    if not left <= MOST_UNEXPLAINED:
         return (
             f"bad fit: {100 * left:.0f} % of what the sample does to the frames is unexplained, at most "
             f"{100 * MOST_UNEXPLAINED:.0f} % is allowed; check positions, mask, beam centre and probe modes"
