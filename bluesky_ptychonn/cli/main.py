@@ -38,7 +38,7 @@ class Problem(Exception):  # noqa: N818
     """A mistake of the user's or a missing part; its message is all that is shown."""
 
 
-TOLD = (Problem, ConnectionError, FileNotFoundError, TimeoutError, ValueError, RuntimeError, ImportError)
+TOLD = (Problem, OSError, ValueError, RuntimeError, ImportError, MemoryError, OverflowError)
 """What is told in a line; --verbose adds where it came from."""
 
 
@@ -68,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on a problem that is told, 2 on wrong usage, 128 + number on a signal."""
     from bluesky_ptychonn.cli.interruption import ignore_signals, signals_raised
 
-    options = build_parser().parse_args(arguments)
+    try:
+        options = build_parser().parse_args(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         with signals_raised() if options.command in OWNERS else contextlib.nullcontext():
@@ -91,7 +95,7 @@ def _told(problem: Exception) -> str:
     module = problem.name.split(".")[0] if isinstance(problem, ImportError) and problem.name else ""
     if module in EXTRAS:
         return f"{module} cannot be imported ({problem}); pip install 'bluesky-ptychonn[{EXTRAS[module]}]'"
-    return str(problem)
+    return str(problem) or f"it ended with {type(problem).__name__}"
 
 
 if __name__ == "__main__":

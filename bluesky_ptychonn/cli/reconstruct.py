@@ -18,11 +18,13 @@ Needs the extra `training` (torch).
 
 import argparse
 import math
-from dataclasses import fields, replace
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bluesky_ptychonn.cli.main import Problem
+from bluesky_ptychonn.cli.retrieval_figures import figures_of, kept_sweep, moves_of, told_moves
+from bluesky_ptychonn.cli.retrieval_output import output_of, refuse_figures, remove_picture, save_picture, write
 from bluesky_ptychonn.cli.retrieval_source import AUTO, add_source_options, read_source, with_probe
 from bluesky_ptychonn.cli.sweeps_bar import SweepsBar
 from bluesky_ptychonn.core.reconstruction import Reconstruction, RetrievalReport
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="poisson (default), batched, epie, rpie; with pty-chi: ptychi-lsqml, ptychi-epie, ptychi-rpie",
     )
     retrieval.add_argument("--sweeps", type=int, default=60, help="passes over all frames; default: 60")
-    retrieval.add_argument("--modes", type=int, default=1, help="incoherent probe modes; default: 1")
+    retrieval.add_argument(
+        "--modes", type=int, help="incoherent probe modes; default: as many as the starting probe has"
+    )
     retrieval.add_argument(
         "--correct-positions", type=float, metavar="PX", help="move positions too, each by at most PX object pixels"
     )
@@ -66,35 +70,44 @@ def run(options: argparse.Namespace) -> int:
         print(f"note: {note}")
     refuse_unfit(scan)
     scan = with_probe(scan, options)
-    output = _output(options, name)
+    if options.modes is None:
+        options.modes = _modes(scan)
+        print(f"probe modes: {options.modes}, as the starting probe has")
+    output = output_of(options, name)
     if options.orientation == AUTO:
         _refuse_another_orientation(scan, orientation, options)
     with SweepsBar(options.sweeps) as progress:
         result = _reconstruct(scan, options, progress)
     told = {"orientation": orientation, "probe_start": options.probe or "of the source"}
     result = replace(result, settings={**result.settings, **told})
-    _write(output, result)
-    print(f"reconstruction: {output}")
-    early = "interrupted_after" in result.settings
+    remove_picture(output)
+    written = write(output, result)
+    print(f"reconstruction: {written}")
+    early, unjudged = "interrupted_after" in result.settings, False
     if not (early or options.no_report):
         try:
             result = _judge(scan, result, options)
-            _write(output, result)
+            written = write(written, result)
         except KeyboardInterrupt:
             early = True
-    picture = _save_picture(output, result, options.source)
-    _tell(result, progress, early, options)
-    print(f"picture: {picture}")
+        except (ValueError, RuntimeError) as error:  # numpy's LinAlgError is a ValueError
+            unjudged = True
+            print(f"no verdict: {error}; the reconstruction is written without one", file=sys.stderr)
+    _tell(scan, result, progress, early, options)
     if options.json:
         from bluesky_ptychonn.cli.figures import conditions, write_figures
 
         measured_under = conditions(source=Path(options.source).name, device=result.settings["device"])
         write_figures(options.json, "reconstruct", measured_under, [figures_of(scan, result, progress)])
-    return 130 if early else 0
+    print(f"picture: {save_picture(written, result, options.source)}")
+    if early:
+        return 130
+    return 1 if unjudged or written != output else 0
 
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse at once what would be refused only after the scan was read."""
+    from bluesky_ptychonn.training.retrieval import ptychi_engine
     from bluesky_ptychonn.training.retrieval.reconstruct import METHODS
 
     if options.method not in METHODS:
@@ -107,23 +120,14 @@ def _check(options: argparse.Namespace) -> None:
         raise Problem(f"--holdout {options.holdout}: allowed are 0 for none, or 2 and more: one frame of that many")
     if options.correct_positions is not None and not 0 < options.correct_positions < math.inf:
         raise Problem(f"--correct-positions {options.correct_positions:g} px: it must be positive; try 2")
+    if options.method in ptychi_engine.METHODS and (reason := ptychi_engine.why_not()):
+        raise Problem(f"--method {options.method}: {reason}")
+    refuse_figures(options)
 
 
-def _output(options: argparse.Namespace, name: str) -> Path:
-    """File to write; its folder is made, and nothing that is there is overwritten unasked."""
-    output = options.output or Path(f"{name}_reconstruction.cxi")
-    if output.suffix == ".png":
-        raise Problem(f"--output {output} would be overwritten by the picture; name it .cxi")
-    if output.exists() and Path(options.source).exists() and output.samefile(options.source):
-        raise Problem(f"--output {output} is the scan itself; name another file")
-    there = [str(path) for path in (output, output.with_suffix(".png")) if path.exists()]
-    if there and not options.force:
-        raise Problem(f"{' and '.join(there)} would be overwritten; give --force, or --output another name")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"--output {output}: its folder cannot be made ({error.strerror}); choose another") from error
-    return output
+def _modes(scan: ScanData) -> int:
+    assert scan.probe is not None
+    return 1 if scan.probe.ndim == 2 else len(scan.probe)
 
 
 def _refuse_another_orientation(scan: ScanData, given: str, options: argparse.Namespace) -> None:
@@ -183,15 +187,6 @@ def _reconstruct(scan: ScanData, options: argparse.Namespace, progress: SweepsBa
     )
 
 
-def _write(output: Path, result: Reconstruction) -> None:
-    from bluesky_ptychonn.io.reconstruction_files import write_reconstruction
-
-    try:
-        write_reconstruction(output, result)
-    except OSError as error:
-        raise Problem(f"--output {output} cannot be written: {error}") from error
-
-
 def _judge(scan: ScanData, result: Reconstruction, options: argparse.Namespace) -> Reconstruction:
     from bluesky_ptychonn.training.retrieval.report import judge
 
@@ -208,15 +203,9 @@ def _step(text: str) -> None:
     print(f"  {text}", flush=True)
 
 
-def _save_picture(output: Path, result: Reconstruction, source: str) -> Path:
-    from bluesky_ptychonn.cli.reconstruction_picture import save_reconstruction
-
-    picture = output.with_suffix(".png")
-    save_reconstruction(picture, result, Path(source).name)
-    return picture
-
-
-def _tell(result: Reconstruction, progress: SweepsBar, early: bool, options: argparse.Namespace) -> None:
+def _tell(
+    scan: ScanData, result: Reconstruction, progress: SweepsBar, early: bool, options: argparse.Namespace
+) -> None:
     height, width = result.object_.shape
     size = "" if result.pixel_size_um is None else f" of {1e3 * result.pixel_size_um:.2f} nm"
     print(
@@ -224,9 +213,14 @@ def _tell(result: Reconstruction, progress: SweepsBar, early: bool, options: arg
         f"{progress.seconds_total:.0f} s"
     )
     if "interrupted_after" in result.settings:
-        print(f"ended early, after {len(result.errors)} of {options.sweeps} sweeps; this is the best of them, unjudged")
+        print(
+            f"ended early, after {len(result.errors)} of {options.sweeps} sweeps; this is sweep {kept_sweep(result)}, "
+            "the best of them, unjudged"
+        )
     elif early:
         print("the judgement was ended early; the reconstruction is whole, but has no verdict")
+    if (moves := moves_of(scan, result)) is not None:
+        print(told_moves(moves, result))
     report = result.report
     if report is None:
         return
@@ -246,39 +240,7 @@ def _tell(result: Reconstruction, progress: SweepsBar, early: bool, options: arg
 
 def _tell_orientation(report: RetrievalReport, applied: str) -> None:
     """Name the option for what the report found, which is as seen from the orientation that was applied."""
-    from bluesky_ptychonn.training.retrieval.verdict import LEAST_MARGIN
+    from bluesky_ptychonn.training.retrieval.verdict import LEAST_GAIN
 
-    if report.orientation != "identity" and (report.orientation_margin or 0) > LEAST_MARGIN:
+    if report.orientation != "identity" and report.orientation_gain > LEAST_GAIN:
         print(f"try --orientation {combined(applied, report.orientation)}")
-
-
-def figures_of(scan: ScanData, result: Reconstruction, progress: SweepsBar) -> dict[str, Any]:
-    """Flat figures of a reconstruction; those of its report are null without one."""
-    import numpy as np
-
-    measure = result.errors_heldout if result.held_out.any() else result.errors
-    kept = int(measure.argmin()) if "interrupted_after" in result.settings else -1
-    figures = dict.fromkeys(item.name for item in fields(RetrievalReport))
-    figures |= {
-        "test": "reconstruct",
-        "method": result.settings["method"],
-        "sweeps": len(result.errors),
-        "modes": len(result.probe),
-        "batch": result.settings["batch"],
-        "position_bound_px": result.settings["position_bound_px"],
-        "probe_start": result.settings["probe_start"],
-        "orientation_applied": result.settings["orientation"],
-        "points": len(scan.patterns),
-        "left_out": scan.left_out,
-        "masked_fraction": float(1 - scan.valid.mean()),
-        "pixel_size_nm": None if result.pixel_size_um is None else 1e3 * result.pixel_size_um,
-        "error": float(result.errors[kept]),
-        "error_heldout": float(result.errors_heldout[kept]),
-        "photons_per_frame": float(np.sum(np.abs(result.probe) ** 2, dtype=float)),
-        "seconds_per_sweep": progress.seconds_per_sweep,
-        "seconds_total": progress.seconds_total,
-        "verdict": None,
-    }
-    if result.report is not None:
-        figures |= {**result.report.as_figures(), "verdict": result.report.verdict}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in figures.items()}

@@ -1,5 +1,6 @@
 """The picture that stands beside a reconstruction: what it looks like, and whether to believe it."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from bluesky_ptychonn.core.reconstruction import Reconstruction
+from bluesky_ptychonn.io.durable import replace_file
 
 SEEN = 0.05
 """Light, in units of the most, from which on a pixel of the object is shown."""
@@ -28,6 +30,11 @@ def save_reconstruction(path: Path, reconstruction: Reconstruction, source: str)
     reconstruction : Reconstruction
     source : str
         Name of the scan, for the title.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; one that was there is unchanged then.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,7 +63,9 @@ def save_reconstruction(path: Path, reconstruction: Reconstruction, source: str)
     _probe(figure.add_subplot(grid[1, 2]), reconstruction.probe, unit, per_px)
     _errors(figure.add_subplot(grid[1, 3]), reconstruction)
     _caption(figure, reconstruction, source)
-    figure.savefig(path, dpi=110)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    replace_file(path, png.getbuffer())
 
 
 def _field(coverage: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:

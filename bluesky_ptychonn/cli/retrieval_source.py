@@ -114,9 +114,12 @@ def with_probe(scan: ScanData, options: argparse.Namespace) -> ScanData:
 
 
 def _read_file(options: argparse.Namespace) -> tuple[ScanData, str, str]:
+    from bluesky_ptychonn.io.reconstruction_files import is_reconstruction
     from bluesky_ptychonn.io.scan_files import read_scan_file
 
     path = Path(options.source)
+    if is_reconstruction(path):
+        raise Problem(f"{path} is a reconstruction, not a scan; give the scan, and --probe {path} to start from it")
     orientation = _asked(options) or "identity"
     scan = read_scan_file(
         path,
@@ -159,6 +162,7 @@ def _layout(options: argparse.Namespace) -> Any:
 def _read_run(options: argparse.Namespace) -> tuple[ScanData, str, str]:
     from bluesky_ptychonn.config import load_settings
     from bluesky_ptychonn.io.runs import read_run, scan_from_run
+    from bluesky_ptychonn.io.scan_files import read_array, read_mask
 
     settings = load_settings(options.settings)
     recorded = read_run(_find_run(settings, options.source))
@@ -170,8 +174,8 @@ def _read_run(options: argparse.Namespace) -> tuple[ScanData, str, str]:
     mask_file = options.mask or settings.geometry.bad_pixels_file
     scan = scan_from_run(
         recorded,
-        bad_pixels=None if mask_file is None else _load(mask_file, "the mask").astype(bool),
-        probe=None if settings.probe.file is None or options.probe else _load(settings.probe.file, "probe.file"),
+        bad_pixels=None if mask_file is None else read_mask(mask_file, recorded.frames.shape[1:], "the mask"),
+        probe=None if settings.probe.file is None or options.probe else read_array(settings.probe.file, "probe.file"),
     )
     return scan, recorded.start["uid"][:8], block["orientation"]
 
@@ -206,9 +210,11 @@ def _starting_probe(options: argparse.Namespace, scan: ScanData) -> np.ndarray |
         return scan.probe
     if options.probe == OPTICS:
         return _probe_of_optics(options, scan)
+    from bluesky_ptychonn.io.scan_files import read_array
+
     path = Path(options.probe)
     if path.suffix not in HDF5:
-        probe = _load(path, "--probe")
+        probe = read_array(path, "--probe")
         if not np.iscomplexobj(probe) or not np.isfinite(probe).all() or not np.any(probe):
             raise Problem(f"--probe {path} holds {probe.dtype} of shape {probe.shape}; give finite complex values")
         return probe.astype(np.complex64)
@@ -246,16 +252,6 @@ def _probe_of_optics(options: argparse.Namespace, scan: ScanData) -> np.ndarray:
         central_stop_um=stop_um,
         defocus_um=options.defocus_um,
     )
-
-
-def _load(path: Path, what: str) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise Problem(f"{what} {path} cannot be read: {error}; give a .npy file") from error
-    if not isinstance(array, np.ndarray):
-        raise Problem(f"{what} {path} holds several arrays; give a .npy file of one")
-    return array
 
 
 def _flag(name: str) -> str:

@@ -80,7 +80,7 @@ class FrameGeometry:
             raise ValueError(f"crop_px = {crop_px} px; it must be even and at least 2")
         if bad_pixels is not None and bad_pixels.shape != tuple(frame_shape):
             raise ValueError(f"the mask of bad pixels is {bad_pixels.shape} px for frames of {tuple(frame_shape)} px")
-        row, column = (int(np.floor(c + 0.5)) for c in beam_center_px)
+        row, column = (int(np.floor(c + 0.5)) if np.isfinite(c) else -1 for c in beam_center_px)
         if not (0 <= row < frame_shape[0] and 0 <= column < frame_shape[1]):
             raise ValueError(
                 f"beam_center_px = {tuple(beam_center_px)} lies outside the frame of {tuple(frame_shape)} px; "

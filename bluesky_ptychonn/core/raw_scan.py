@@ -17,6 +17,8 @@ OFF_CENTRE = 1 / 16
 """Distance of the light's centre of mass from the assumed beam, in sides of a pattern, that is worth a note."""
 DISAGREE = 0.02
 """Relative difference from which on two statements of the pixel size contradict each other."""
+MOST_CROP = 4
+"""Side of a pattern, in units of the frame's longer side, up to which it may reach beyond the frame."""
 RANGES = {
     "energy_kev": (0.1, 200.0, "keV", "give the photon energy in keV, not eV"),
     "distance_m": (1e-3, 200.0, "m", "give the distance from sample to detector in m"),
@@ -94,6 +96,11 @@ def prepare_scan(
         raise ValueError(f"frames have shape {tuple(raw.frames.shape)}; give (N, H, W) of at least 8 x 8 px")
     positions = _positions(raw)
     n = 2 * (min(height, width) // 2) if crop_px is None else crop_px
+    if n > MOST_CROP * max(height, width):
+        raise ValueError(
+            f"crop_px = {n} px for frames of {height} x {width} px; at most {MOST_CROP * max(height, width)} px is "
+            "allowed; leave it out for the largest even square"
+        )
     centre = (height // 2, width // 2) if beam_center_px is None else beam_center_px
     cut = FrameGeometry((height, width), n, centre, raw.bad_pixels, orientation)
     geometry, pixel_size = _geometry(raw, n, pixel_size_um)
@@ -216,8 +223,8 @@ def _note_of_beam(patterns: np.ndarray) -> list[str]:
 
 def _probe(probe: np.ndarray, n: int) -> np.ndarray:
     """Illumination in patterns of another size: the same field, more or less of its far field."""
-    side = probe.shape[-1]
-    if probe.ndim not in (2, 3) or probe.shape[-2] != side or side % 2 or not np.iscomplexobj(probe):
+    side = probe.shape[-1] if probe.ndim in (2, 3) else 0
+    if not side or probe.shape[-2] != side or side % 2 or not np.iscomplexobj(probe):
         raise ValueError(
             f"the probe is {probe.dtype} of shape {probe.shape}; give complex (n, n) or (modes, n, n) with an even n"
         )

@@ -26,6 +26,8 @@ A near-field scan of PETRA III gives 0.49; the real far-field star 0.01, simulat
 SHADOW_PAIRS = 64
 SHADOW_PX = 128
 """Patterns are binned to at most this side to look for a shadow."""
+FEW = 8
+"""Frames that a message names."""
 LIT = 0.05
 """Mean counts, in units of the brightest pixel's, from which on a detector pixel belongs to the beam."""
 
@@ -36,12 +38,14 @@ def refuse_unfit(scan: ScanData) -> None:
     Raises
     ------
     ValueError
-        If there is one pattern only, or one place only, if the positions must be in another unit, or if the patterns
-        are near-field images; with value, allowed range and remedy.
+        If there is one pattern only, or one place only, if the positions must be in another unit, if some lie apart
+        from all others, or if the patterns are near-field images; with value, allowed range and remedy.
     """
     if len(scan.patterns) < 2:
         raise ValueError(f"the scan has {len(scan.patterns)} pattern; at least 2 at different places are needed")
     _refuse_wrong_steps(scan)
+    _refuse_astray(scan)
+    _refuse_large_canvas(scan)
     refuse_near_field(scan)
 
 
@@ -75,14 +79,36 @@ def _refuse_wrong_steps(scan: ScanData) -> None:
             f"neighbouring positions are {_length(step_px, scan)} apart; allowed are {SHORTEST_STEP_PX} to {n} px, the "
             f"field of a pattern; {guess}correct their unit, or energy, distance and pixel sizes"
         )
+
+
+def _refuse_astray(scan: ScanData) -> None:
+    """Raise if some frames share no field with any other: they only make the canvas larger."""
+    n = scan.patterns.shape[-1]
+    places, place = np.unique(scan.positions_px, axis=0, return_inverse=True)
+    distance_px = KDTree(places).query(places, k=2)[0][:, 1][place.ravel()]
+    astray = np.flatnonzero(distance_px > n)
+    if not astray.size:
+        return
+    named = ", ".join(str(trigger) for trigger in scan.trigger_index[astray[:FEW]])
+    more = " ..." if astray.size > FEW else ""
+    frames, lie, them = ("frame", "lies", "it") if astray.size == 1 else ("frames", "lie", "them")
+    raise ValueError(
+        f"{frames} {named}{more} {lie} {_length(float(distance_px[astray].min()), scan)} or more from every other "
+        f"position; at most {n} px is allowed, the field of a pattern; leave {them} out or correct {them}"
+    )
+
+
+def _refuse_large_canvas(scan: ScanData) -> None:
+    n = scan.patterns.shape[-1]
+    low, high = scan.positions_px.min(axis=0), scan.positions_px.max(axis=0)
     sides_px = high - low + n
     if sides_px.prod() > MAX_CANVAS_PX:
         middle = np.median(scan.positions_px, axis=0)
         farthest = int(np.argmax(np.abs(scan.positions_px - middle).max(axis=1)))
         raise ValueError(
             f"the positions span {_length(sides_px[0], scan)} x {_length(sides_px[1], scan)}; at most {MAX_CANVAS_PX} "
-            f"object pixels are allowed; leave out astray positions (frame {scan.triggers[farthest]} is farthest off) "
-            "or scan a smaller field"
+            f"object pixels are allowed; leave out astray positions (frame {scan.trigger_index[farthest]} is farthest "
+            "off) or scan a smaller field"
         )
 
 

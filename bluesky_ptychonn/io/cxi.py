@@ -78,8 +78,9 @@ def read_cxi(file: h5py.File) -> RawScan:
 
 
 def _first(file: h5py.File, paths: tuple[str, ...]) -> Any:
+    """First dataset that holds something; None where none does."""
     found = (file.get(path) for path in paths)
-    return next((item for item in found if isinstance(item, h5py.Dataset)), None)
+    return next((item for item in found if isinstance(item, h5py.Dataset) and item.shape is not None), None)
 
 
 def _names(item: Any) -> list[str]:
@@ -97,7 +98,7 @@ def _in_si(item: h5py.Dataset) -> np.ndarray:
 def _quantity(file: h5py.File, path: str) -> float | None:
     """One value in SI units; None where the file does not tell, or says 0 as writers do that do not know."""
     item = _first(file, (path,))
-    if item is None or item.shape is None:
+    if item is None:
         return None
     values = _in_si(item).ravel()
     if not values.size or not np.any(values):

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -8,15 +9,16 @@ from pathlib import Path
 def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file under another name, through to the disk, and rename it into place.
 
-    Whatever happens before the rename, a full disk or a kill, leaves the file that was there.
+    Whatever happens before the rename, a full disk or a kill, leaves the file that was there. A link stays one: the
+    file to which it leads is replaced.
 
     Raises
     ------
     OSError
         If it cannot be written; nothing has changed then.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    path = Path(os.path.realpath(path))
+    part = _part(path)
     try:
         with open(part, "xb") as file:
             file.write(data)
@@ -30,8 +32,29 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def try_to_write(path: Path) -> None:
+    """Write and remove a small file beside the one that `replace_file` will write.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written or the name is too long.
+    """
+    part = _part(Path(os.path.realpath(path)))
     try:
-        os.fsync(directory)
+        part.write_bytes(b"x")
     finally:
-        os.close(directory)
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

@@ -82,6 +82,15 @@ def write_reconstruction(path: Path, reconstruction: Reconstruction) -> None:
     replace_file(path, data)
 
 
+def is_reconstruction(path: Path) -> bool:
+    """Whether a file begins as `write_reconstruction` begins it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MARK)) == MARK
+    except OSError:
+        return False
+
+
 def read_reconstruction(path: Path) -> Reconstruction:
     """Read what `write_reconstruction` wrote, bit by bit.
 

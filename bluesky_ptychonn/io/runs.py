@@ -10,7 +10,10 @@ from bluesky_ptychonn.core.recorded_run import RecordedRun, pair_recorded
 from bluesky_ptychonn.core.scan_data import ScanData
 
 UNIQUE_ID = "_unique_id"
+TO_PAIR = ("first_unique_id", "clock", "dwell_s", "fly")
 NEEDED = ("energy_kev", "distance_m", "detector_pixel_um", "crop_px", "beam_center_px", "orientation")
+
+REMEDY = "so its frames cannot be paired with positions; export them and read the file instead"
 
 
 def read_run(run: Any) -> RecordedRun:
@@ -30,7 +33,7 @@ def read_run(run: Any) -> RecordedRun:
     Raises
     ------
     ValueError
-        If the run is not a ptychography run, or recorded no frames.
+        If the run is not a ptychography run, recorded no frames, or lacks what pairs them with positions.
     """
     start = run.metadata["start"]
     if "ptycho" not in start:
@@ -40,6 +43,11 @@ def read_run(run: Any) -> RecordedRun:
     if not names:
         raise ValueError(f"run {start['uid']} recorded no frames; stream 'primary' holds {sorted(primary)}")
     detector = names[0]
+    missing = [f"{detector}{part}" for part in ("_time_stamp", "_image") if f"{detector}{part}" not in set(primary)]
+    missing += [name for name in ("num_points",) if name not in start]
+    missing += [f"ptycho.{name}" for name in TO_PAIR if name not in start["ptycho"]]
+    if missing:
+        raise ValueError(f"run {start['uid']} lacks {', '.join(missing)}, {REMEDY}")
     unique_id = np.asarray(primary[f"{detector}{UNIQUE_ID}"].read()).ravel().astype(np.int64)
     time_s = np.asarray(primary[f"{detector}_time_stamp"].read(), float).ravel()
     trigger_index, doubt = pair_recorded(unique_id, time_s, start, **_totals(run, start))
@@ -133,7 +141,18 @@ def _captured(run: Any, start: Any) -> np.ndarray:
     positions_um = np.full((start["num_points"], 2), np.nan)
     table = _columns(run, "positions")
     if table:
-        motors = start["motors"]  # (y, x)
+        motors = list(start.get("motors", ()))[:2]  # (y, x)
+        missing = [name for name in ("trigger_index", *motors) if name not in table]
+        if missing or len(motors) < 2:
+            lacks = (
+                f"stream 'positions' lacks {', '.join(missing)}" if missing else "its start document names no motors"
+            )
+            raise ValueError(f"run {start['uid']}: {lacks}, {REMEDY}")
         index = table["trigger_index"].astype(np.int64)
+        if len(index) and not 0 <= index.min() <= index.max() < len(positions_um):
+            raise ValueError(
+                f"run {start['uid']} has positions of triggers {index.min()} to {index.max()}, but num_points = "
+                f"{len(positions_um)}, {REMEDY}"
+            )
         positions_um[index] = np.stack([table[motors[0]], table[motors[1]]], axis=1)
     return positions_um

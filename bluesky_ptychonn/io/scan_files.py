@@ -106,7 +106,7 @@ def read_scan_file(
     with open_raw_scan(path, layout) as raw:
         raw = replace(raw, **{name: value for name, value in given.items() if value is not None})
         if mask_file is not None:
-            mask = _read_mask(mask_file, raw.frames.shape[1:])
+            mask = read_mask(mask_file, raw.frames.shape[1:])
             raw = replace(raw, bad_pixels=mask if raw.bad_pixels is None else mask | raw.bad_pixels)
         return prepare_scan(
             raw,
@@ -134,7 +134,11 @@ def open_raw_scan(path: Path, layout: Hdf5Layout | None = None) -> Iterator[RawS
             with contextlib.suppress(ImportError):
                 import hdf5plugin  # noqa: F401  # pyright: ignore[reportMissingImports]  # filters of detectors
             with h5py.File(path, "r") as file:
-                yield _read_hdf5(file, layout)
+                try:
+                    raw = _read_hdf5(file, layout)
+                except TypeError as error:
+                    raise ValueError(f"an array holds text or tables, not numbers: {error}; give numbers") from error
+                yield raw
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except OSError as error:
@@ -186,13 +190,39 @@ def _bad(mask: np.ndarray) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _read_mask(path: Path, frame_shape: tuple[int, int]) -> np.ndarray:
+def read_array(path: Path, what: str) -> np.ndarray:
+    """Read an NPY file; ``what`` names it in messages.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read or holds several arrays.
+    """
     try:
-        mask = _bad(np.load(path, allow_pickle=False))
-    except (OSError, EOFError, ValueError, AttributeError) as error:
-        raise ValueError(f"mask_file = {path} cannot be read: {error}; give a .npy file") from error
-    if mask.shape != frame_shape:
-        raise ValueError(f"mask_file = {path} has {mask.shape} px for frames of {frame_shape} px; give (H, W) of them")
+        with open(path, "rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{what} {path} cannot be read: {error}; give a .npy file") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{what} {path} holds several arrays; give a .npy file of one")
+    return array
+
+
+def read_mask(path: Path, frame_shape: tuple[int, ...], what: str = "mask_file =") -> np.ndarray:
+    """Read a mask (H, W) of frames from an NPY file; True means bad.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read or is none of such frames.
+    """
+    array = read_array(path, what)
+    try:
+        mask = _bad(array)
+    except ValueError as error:
+        raise ValueError(f"{what} {path} cannot be used: {error}") from error
+    if mask.shape != tuple(frame_shape):
+        raise ValueError(f"{what} {path} has {mask.shape} px for frames of {frame_shape} px; give (H, W) of them")
     return mask
 
 
@@ -205,9 +235,15 @@ def _read_hdf5(file: h5py.File, layout: Hdf5Layout | None) -> RawScan:
             )
         return read_cxi(file)
     if isinstance(layout.positions, str):
-        positions = _dataset(file, layout.positions)[()]
+        positions = _numbers(file, layout.positions)
     else:
-        positions = np.stack([np.ravel(_dataset(file, axis)[()]) for axis in layout.positions], axis=1)
+        y, x = (_numbers(file, axis).ravel() for axis in layout.positions)
+        if len(y) != len(x):
+            raise ValueError(
+                f"{layout.positions[0]} holds {len(y)} positions along y, {layout.positions[1]} {len(x)} along x; "
+                "give one of each for each frame"
+            )
+        positions = np.stack([y, x], axis=1)
     in_px = layout.positions_unit == "px"
     return RawScan(
         frames=_dataset(file, layout.patterns),
@@ -224,7 +260,16 @@ def _dataset(file: h5py.File, path: str) -> h5py.Dataset:
         held: list[str] = []
         file.visititems(lambda name, found: held.append(name) if isinstance(found, h5py.Dataset) else None)
         raise ValueError(f"it has no dataset {path!r}, only {', '.join(held[:20])}")
+    if item.shape is None:
+        raise ValueError(f"dataset {path!r} is empty; give one with values")
     return item
+
+
+def _numbers(file: h5py.File, path: str) -> np.ndarray:
+    item = _dataset(file, path)
+    if item.dtype.kind not in "iuf":
+        raise ValueError(f"dataset {path!r} holds {item.dtype}, not numbers; give the positions' own dataset")
+    return item[()]
 
 
 def _sha256(path: Path) -> str:

@@ -27,7 +27,8 @@ def run(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(bench_retrieval, "simulate", lambda *_: tiny)
 
     def results(*arguments):
-        assert main([*TINY, *arguments, "--json", str(tmp_path / "f.json")]) == 0
+        case = [part for part in TINY if "--source" not in arguments or part not in ("--points", "100")]
+        assert main([*case, *arguments, "--json", str(tmp_path / "f.json")]) == 0
         written = json.loads((tmp_path / "f.json").read_text())
         assert written["command"] == "bench phase-retrieval"
         return written["results"]
@@ -133,6 +134,19 @@ def test_ctrl_c_ends_the_run(run, monkeypatch, tmp_path):
     assert not (tmp_path / "f.json").exists()
 
 
+def test_ctrl_c_keeps_finished_rows(tiny, monkeypatch, tmp_path):
+    def measure(_scan, _probe, method, **_):
+        if method == "epie":
+            raise KeyboardInterrupt
+        return {"method": method, "skipped": None}
+
+    monkeypatch.setattr(bench_retrieval, "simulate", lambda *_: tiny)
+    monkeypatch.setattr(bench_retrieval, "measure", measure)
+    monkeypatch.setattr("bluesky_ptychonn.cli.interruption.ignore_signals", lambda: None)
+    assert main([*TINY, "--methods", "poisson", "epie", "--json", str(tmp_path / "f.json")]) == 130
+    assert [row["method"] for row in json.loads((tmp_path / "f.json").read_text())["results"]] == ["poisson"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -142,6 +156,8 @@ def test_ctrl_c_ends_the_run(run, monkeypatch, tmp_path):
         (["--seconds", "0"], r"--seconds 0 is outside 0.1 to 86400 s for each method"),
         (["--modes", "2"], r"--modes 2: the simulated scan has one; give --source FILE"),
         (["--modes", "0"], r"--modes 0: at least 1 is needed"),
+        (["--source", "x.npz", "--photons", "1e6"], r"--photons is for the simulated scan; leave it out, or --source"),
+        (["--json", "."], r"--json \. is a folder"),
         (["--source", "missing.npz"], r"--source missing.npz cannot be read"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from bluesky import RunEngine
 
 from bluesky_ptychonn.cli.interruption import AbortOnSignal, signals_raised
+from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.simulation.processes import ENDING, signals_held
 
 
@@ -75,3 +76,22 @@ def test_a_plan_is_aborted_with_its_cleanup(number, error):
     assert cleaned == [True]
     assert RE.state == "idle"
     assert [doc["exit_status"] for name, doc in documents if name == "stop"] == ["abort"]
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_no_traceback(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bluesky_ptychonn.cli.main.build_parser", interrupt)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), OverflowError("too large")])
+def test_what_the_machine_refuses_is_told_in_a_line(error, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("bluesky_ptychonn.cli.settings.run", fail)
+    assert main(["settings"]) == 1
+    assert capsys.readouterr().err == f"bluesky-ptychonn settings: {str(error) or 'it ended with MemoryError'}\n"

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import h5py
@@ -83,7 +84,7 @@ def judged(monkeypatch):
 def orientation(monkeypatch):
     """Replace the search for the orientation, which takes its time; gives what it shall find."""
     errors = {"identity": 0.04, "flip_x": 0.01, "transpose": 0.05, "rot90": 0.06}
-    found = Orientation("flip_x", 4.0, errors, "decided", 1.2)
+    found = Orientation("flip_x", 4.0, errors, 4.0, "decided", 1.2)
     state = SimpleNamespace(found=found)
     monkeypatch.setattr(
         "bluesky_ptychonn.training.retrieval.orientation.find_orientation", lambda *_, **__: state.found
@@ -133,7 +134,7 @@ def test_what_is_not_trusted_is_written_and_said(command, judged, tmp_path, caps
 
 
 def test_a_wrong_orientation_is_named_as_an_option(command, judged, capsys):
-    judged.report = replace(REPORT, trusted=False, orientation="flip_x", orientation_margin=2.0)
+    judged.report = replace(REPORT, trusted=False, orientation="flip_x", orientation_gain=2.0)
     assert command("--sweeps", 2, "--orientation", "rot180") == 0
     assert "try --orientation flip_y\n" in capsys.readouterr().out
 
@@ -166,12 +167,15 @@ def interrupted(monkeypatch):
 @pytest.mark.parametrize("holdout", [20, 0])
 def test_ctrl_c_keeps_the_best_so_far(command, judged, interrupted, holdout, tmp_path, capsys):
     assert command("--json", "f.json", "--holdout", holdout) == 130
-    assert "ended early, after 3 of 60 sweeps" in capsys.readouterr().out
+    told = capsys.readouterr().out
     result = read_reconstruction(tmp_path / "scan_reconstruction.cxi")
     assert (len(result.errors), result.report, judged.asked) == (3, None, [])
     errors = result.errors_heldout if holdout else result.errors
+    kept = result.settings["kept_sweep"]
+    assert f"ended early, after 3 of 60 sweeps; this is sweep {kept}, the best" in told
     figures = json.loads((tmp_path / "f.json").read_text())["results"][0]
-    assert figures["error_heldout" if holdout else "error"] == min(errors)
+    assert figures["error_heldout" if holdout else "error"] == min(errors) == errors[kept - 1]
+    assert figures["kept_sweep"] == kept
 
 
 def test_ctrl_c_while_judging_keeps_the_reconstruction(command, judged, tmp_path, capsys):
@@ -183,9 +187,62 @@ def test_ctrl_c_while_judging_keeps_the_reconstruction(command, judged, tmp_path
 
 def test_a_judge_that_fails_costs_no_reconstruction(command, judged, tmp_path, capsys):
     judged.report = ValueError("images of (9, 9) px; at least 16 px a side are needed")
-    assert command("--sweeps", 2) == 1
-    assert "at least 16 px" in capsys.readouterr().err
+    assert command("--sweeps", 2, "--json", "f.json") == 1
+    assert "no verdict: images of (9, 9) px; at least 16 px" in capsys.readouterr().err
     assert read_reconstruction(tmp_path / "scan_reconstruction.cxi").report is None
+    assert json.loads((tmp_path / "f.json").read_text())["results"][0]["verdict"] is None
+    assert (tmp_path / "scan_reconstruction.png").exists()
+
+
+def test_an_old_picture_never_stands_beside_a_new_reconstruction(command, judged, tmp_path):
+    (tmp_path / "scan_reconstruction.png").write_text("old")
+    judged.report = SystemExit(3)
+    with pytest.raises(SystemExit):
+        command("--sweeps", 2, "--force")
+    assert [path.name for path in tmp_path.glob("*_reconstruction.*")] == ["scan_reconstruction.cxi"]
+
+
+def test_a_disk_that_fills_up_costs_no_reconstruction(command, tmp_path, monkeypatch, capsys):
+    from bluesky_ptychonn.io import reconstruction_files
+
+    replace_file = reconstruction_files.replace_file
+
+    def full(path, data):
+        if path.parent == tmp_path or path.parent == Path():
+            raise OSError(28, "No space left on device")
+        replace_file(path, data)
+
+    monkeypatch.setattr(reconstruction_files, "replace_file", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    assert command(*QUICK) == 1
+    told = capsys.readouterr()
+    assert "No space left" in told.err
+    (written,) = (tmp_path / "elsewhere").glob("*/scan_reconstruction.cxi")
+    assert f"written elsewhere instead: {written}" in told.err
+    assert f"reconstruction: {written}" in told.out
+    assert len(read_reconstruction(written).errors) == 2
+
+
+def test_moves_of_positions_are_told(command, simulated, tmp_path, capsys):
+    wrong_um = simulated[0]["positions_um"].copy()
+    wrong_um[7] += 5 * PIXEL_UM
+    asked = ("--correct-positions", 0.5, "--sweeps", 8, "--no-report", "--json", "f.json")
+    assert command(*asked, positions_um=wrong_um) == 0
+    told = capsys.readouterr().out
+    found = re.search(
+        r"moved by ([\d.]+) px \(.* nm\) rms, at most ([\d.]+) px \(.* nm\); \d+ of \d+ went as far as the 0.5 px", told
+    )
+    assert found, told
+    figures = json.loads((tmp_path / "f.json").read_text())["results"][0]
+    assert 0 < figures["position_rms_px"] < figures["position_max_px"] <= 0.5 * np.sqrt(2) + 1e-9
+    assert float(found[2]) == pytest.approx(figures["position_max_px"], rel=0.01)
+
+
+def test_a_method_of_pty_chi_is_refused_at_once_without_it(command, monkeypatch, capsys):
+    monkeypatch.setattr("bluesky_ptychonn.training.retrieval.ptychi_engine.why_not", lambda: "pty-chi is not here")
+    assert command("--method", "ptychi-epie", source="missing.npz") == 1
+    assert "--method ptychi-epie: pty-chi is not here" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_unasked(command, tmp_path, capsys):
@@ -266,6 +323,11 @@ def test_probes_come_from_optics_files_and_earlier_reconstructions(command, tmp_
         assert (len(result.probe), result.settings["probe_start"]) == (2, arguments[1])
         assert result.errors[-1] < 0.05
     assert "zone plate of 160 um" in capsys.readouterr().out
+    assert command(*QUICK, "--probe", "0.cxi", "--output", "again.cxi", probe=None) == 0
+    assert "probe modes: 2, as the starting probe has" in capsys.readouterr().out
+    assert len(read_reconstruction(tmp_path / "again.cxi").probe) == 2
+    assert command(*QUICK, source="0.cxi") == 1
+    assert "0.cxi is a reconstruction, not a scan; give the scan, and --probe 0.cxi" in capsys.readouterr().err
 
 
 def test_plain_hdf5_by_its_paths(command, simulated, tmp_path):
@@ -341,6 +403,19 @@ REFUSED = [
     (["--output", "scan.npz"], {}, r"--output scan.npz is the scan itself"),
     (["--output", "x.png"], {}, r"--output x.png would be overwritten by the picture"),
     (["--output", "scan.npz/x.cxi"], {}, r"its folder cannot be made"),
+    (["--output", "."], {}, r"--output \. is a folder; name a file in it"),
+    (["--output", 250 * "x" + ".cxi"], {}, r"cannot be written \(File name too long\); choose another"),
+    (["--json", "scan.npz"], {}, r"--json scan.npz is the scan itself"),
+    (["--json", "small.npy", "--probe", "small.npy"], {}, r"--json small.npy is the starting probe itself"),
+    (["--json", "scan_reconstruction.cxi"], {}, r"would be overwritten by the reconstruction; name another"),
+    (["--json", "x.png", "--output", "x.cxi"], {}, r"--json x.png would be overwritten by the picture"),
+    (["--json", "."], {}, r"--json \. is a folder"),
+    (["--json", "scan.npz/f.json"], {}, r"--json scan.npz/f.json: its folder cannot be made"),
+    (["--beam-center-px", "inf", 3], {}, r"beam_center_px = \(inf, 3.0\) lies outside the frame"),
+    (["--crop-px", 20_000], {}, r"crop_px = 20000 px for frames of 64 x 64 px; at most 256 px is allowed"),
+    (["--probe", "cut.npy"], {}, r"--probe cut.npy cannot be read: .*give a .npy file"),
+    (["--mask", "cut.npy"], {}, r"mask_file = cut.npy cannot be read: .*give a .npy file"),
+    ([], {"probe": np.complex64(3)}, r"the probe is complex64 of shape \(\)"),
     (["--patterns-path", "a"], {}, r"--patterns-path is for HDF5 files"),
     (["--probe", "missing.npy"], {}, r"--probe missing.npy cannot be read.*give a .npy file"),
     (["--probe", "real.npy"], {}, r"--probe real.npy holds float64 of shape \(64, 64\); give finite complex values"),
@@ -363,6 +438,7 @@ def test_refused_before_anything_runs(command, arguments, arrays, message, tmp_p
     np.save(tmp_path / "real.npy", np.ones((64, 64)))
     np.save(tmp_path / "small.npy", PROBE[16:48, 16:48])
     (tmp_path / "other.cxi").write_bytes(b"\x89HDF")
+    (tmp_path / "cut.npy").write_bytes(b"PK\x03\x04 cut short")
     assert command(*arguments, **arrays) == 1
     told = capsys.readouterr().err
     assert re.search(message, told), told

@@ -87,7 +87,7 @@ def test_frames_without_light_or_place_are_left_out(raw):
     positions[1, 0], positions[4] = np.nan, np.inf
     frames[3] = 0
     scan = prepare_scan(replace(raw, frames=frames, positions=positions), trigger_index=np.arange(10, 16))
-    assert (scan.left_out, scan.triggers.tolist()) == (3, [10, 12, 15])
+    assert (scan.left_out, scan.trigger_index.tolist()) == (3, [10, 12, 15])
     np.testing.assert_array_equal(scan.patterns, frames[[0, 2, 5]])
     assert scan.notes == (
         "2 frames have no position and are left out: 11, 14",

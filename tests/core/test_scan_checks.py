@@ -81,9 +81,17 @@ def test_places_that_cannot_be_are_refused(places, message):
         refuse_unfit(scan_at(places, pixel_size_um=0.01))
 
 
-def test_one_position_astray_is_named(rng):
+@pytest.mark.parametrize(("rows", "named"), [([17], "frame 17 lies"), ([3, 17], "frames 3, 17 lie")])
+def test_positions_astray_are_named(rows, named, rng):
     positions_px = rng.uniform(0, 50, size=(40, 2))
-    positions_px[17] = 1e5, -1e5
+    positions_px[rows] = 1e3, -1e3
+    with pytest.raises(ValueError, match=rf"{named} \d+ px or more from every other position; at most 16 px"):
+        refuse_unfit(scan_at(positions_px))
+
+
+def test_a_field_too_large_is_refused(rng):
+    positions_px = rng.uniform(0, 50, size=(40, 2))
+    positions_px[17:19] = (1e5, -1e5), (1e5 + 3, -1e5)
     with pytest.raises(
         ValueError, match=r"the positions span .* at most 64000000 object pixels .*frame 17 is farthest"
     ):

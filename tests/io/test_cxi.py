@@ -123,6 +123,8 @@ REFUSED = [
     ({f"{DETECTOR}/y_pixel_size": 172e-6}, "detector pixels of 0.000172 x 7.5e-05 m are not square"),
     ({f"{DETECTOR}/basis_vectors": np.ones((2, 3))}, "two perpendicular vectors"),
     ({f"{DETECTOR}/mask": np.zeros((7, 16, 16), np.uint32)}, r"mask of bad pixels is \(7, 16, 16\) px"),
+    ({f"{DETECTOR}/mask": np.zeros((16, 16), [("a", int), ("b", int)])}, "an array holds text or tables, not numbers"),
+    ({f"{DETECTOR}/data": h5py.Empty("u2")}, "it has no frames at"),
 ]
 
 

@@ -186,3 +186,19 @@ def test_a_kill_before_the_end_leaves_the_old_file_whole(tmp_path):
 def test_a_folder_that_is_not_there_is_told(reconstruction, tmp_path):
     with pytest.raises(OSError, match=r"No such file or directory.*choose another folder"):
         write_reconstruction(tmp_path / "none" / "r.cxi", reconstruction)
+
+
+def test_a_link_stays_a_link_and_a_folder_need_not_be_synced(tmp_path, monkeypatch):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    fsync, folder = os.fsync, os.path.isdir
+
+    def refusing(number):
+        if folder(f"/proc/self/fd/{number}"):
+            raise OSError(22, "Invalid argument")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    replace_file(link, b"new")
+    assert (link.is_symlink(), target.read_bytes(), len(list(tmp_path.iterdir()))) == (True, b"new", 2)

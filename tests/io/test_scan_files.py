@@ -170,6 +170,34 @@ def test_hdf5_without_paths_or_with_wrong_ones_says_what_it_holds(tmp_path, patt
         Hdf5Layout("a/frames", "b", "furlong")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("yx", np.array([b"a", b"b"]), r"dataset 'yx' holds \|S1, not numbers"),
+        ("yx", np.zeros(9, [("y", float), ("x", float)]), r"dataset 'yx' holds .*, not numbers"),
+        ("yx", h5py.Empty("f"), "dataset 'yx' is empty"),
+        ("frames", h5py.Empty("u2"), "dataset 'frames' is empty"),
+        ("mask", h5py.Empty("u1"), "dataset 'mask' is empty"),
+        ("probe", h5py.Empty("c8"), "dataset 'probe' is empty"),
+        ("mask", np.zeros((16, 16), [("a", int)]), "the mask is"),
+    ],
+)
+def test_datasets_without_numbers_are_told(tmp_path, patterns, name, value, message):
+    arrays = {"frames": patterns, "yx": np.zeros((9, 2)), "mask": np.eye(16, dtype=int), "probe": np.ones((16, 16))}
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        for key, array in {**arrays, name: value}.items():
+            file[key] = array
+    with pytest.raises(ValueError, match=message):
+        read_scan_file(tmp_path / "scan.h5", layout=Hdf5Layout("frames", "yx", "px", "mask", "probe"))
+
+
+def test_lengths_of_y_and_x_are_named(tmp_path, patterns):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["frames"], file["y"], file["x"] = patterns, np.zeros(9), np.zeros(8)
+    with pytest.raises(ValueError, match="y holds 9 positions along y, x 8 along x"):
+        read_scan_file(tmp_path / "scan.h5", layout=Hdf5Layout("frames", ("y", "x"), "px"))
+
+
 def test_problems_within_the_context_name_the_file(npz):
     with pytest.raises(ValueError, match=r"scan.npz: this is wrong"), open_raw_scan(npz()):
         raise ValueError("this is wrong")
