@@ -25,6 +25,8 @@ from bluesky_ptychonn.training.retrieval.verdict import verdict
 HALF_SWEEPS = 16
 HALF_BATCH = 48
 SCALES = (0.9, 1.0, 1.1)
+BROAD = 0.04
+"""Frequency, cycles/px, up to which halves may differ: what is as broad as the probe settles last of all."""
 BETTER = 0.98
 """Ratio of errors from which down on another scale is better; the noise of the data hides smaller differences."""
 
@@ -140,7 +142,9 @@ def half_correlation(problem: Problem, reconstruction: Reconstruction, device: t
     if min(cut[0].shape) < SMALLEST_PX:
         return None
     constant = np.vdot(cut[1], cut[0])
-    return resolution(*fourier_ring_correlation(cut[0], cut[1] * (constant / max(abs(constant), 1e-30))))
+    frequencies, correlation = fourier_ring_correlation(cut[0], cut[1] * (constant / max(abs(constant), 1e-30)))
+    asked = frequencies > BROAD
+    return resolution(frequencies[asked], correlation[asked])
 
 
 def best_scale(errors: list[float]) -> float:
