@@ -126,8 +126,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _modes(scan: ScanData) -> int:
-    assert scan.probe is not None
-    return 1 if scan.probe.ndim == 2 else len(scan.probe)
+    return len(scan.probe) if scan.probe is not None and scan.probe.ndim == 3 else 1
 
 
 def _refuse_another_orientation(scan: ScanData, given: str, options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The verdict on twenty scans, ten whole and ten spoiled in ten ways, against the truth."""
+"""The verdict on ten whole scans and on others spoiled in a dozen ways, against the truth."""
 
 import os
 
@@ -34,6 +34,8 @@ SPOILED = {
     "stage noise of 80 nm": {"misplaced_px": 7.0},
     "drift of 0.7 um": {"drift_px": 60.0},
     "saturated": {"saturated_at": 30},
+    "motion of 0.35 um": {"blur_px": 30.0},
+    "stale frames": {"stale": 0.6},
 }
 CAUSES = {"sparse": "too sparse", "flipped axis": "wrong orientation", "energy too high": "wrong scale"}
 

@@ -41,9 +41,10 @@ GOOD = RetrievalReport(
         ({"covered_fraction": 0.4}, "poorly covered: only 40 % of the field"),
         ({"frc_cycles_per_px": None}, "too small to compare"),
         ({"frc_cycles_per_px": 0.02}, "not reproducible: .* frames and positions belong together"),
-        ({"error_heldout": 0.015}, "bad fit: 73 % .* is unexplained, at most 25 %"),
+        ({"error_heldout": 0.015}, "bad fit: 73 % .* is unexplained, at most 18 %"),
         ({"error": 0.012}, "bad fit: 57 %"),
-        ({"error_heldout": 0.005}, "overfitted: frames held out fit 2.9 times worse"),
+        ({"error": 0.0051}, "bad fit: 19 %"),
+        ({"error_heldout": 0.0045}, "overfitted: frames held out fit 2.6 times worse"),
     ],
 )
 def test_each_fault_is_called_by_its_name(change, reason):

@@ -78,11 +78,9 @@ def judge(
     say("stretched scans")
     refined = replace(scan, probe=reconstruction.probe, positions_px=last.positions_px)
     measured["position_scale"] = best_scale([trial_error(refined, scale=scale, device=device) for scale in SCALES])
-    started = scan if scan.probe is not None else refined
-    measured["overlap_ratio"] = overlap_ratio(
-        last.positions_px, reconstruction.probe if started.probe is None else started.probe
-    )
-    found = find_orientation(started, trusted_probe=trusted_probe, device=device, on_step=say)
+    probe = reconstruction.probe if scan.probe is None else scan.probe
+    measured["overlap_ratio"] = overlap_ratio(last.positions_px, probe)
+    found = find_orientation(replace(scan, probe=probe), trusted_probe=trusted_probe, device=device, on_step=say)
     measured |= {"orientation": found.best, "orientation_margin": found.margin, "orientation_gain": found.gain}
     measured["twin"] = found.twin
     report = RetrievalReport(trusted=False, reason="", **measured)
