@@ -34,7 +34,8 @@ def _unit_phase(far: np.ndarray) -> np.ndarray:
     return np.where(amplitude > floor, far / np.maximum(amplitude, floor), 0).astype(np.complex64)
 
 
-def _inverse_probe(probe: np.ndarray) -> np.ndarray:
+def inverse_probe(probe: np.ndarray) -> np.ndarray:
+    """conj(P) / (|P|^2 + eps), the division by the probe that noise survives."""
     intensity = np.abs(probe).astype(np.float64) ** 2
     eps = REGULARISATION * np.sum(intensity**2) / np.sum(intensity)
     return (np.conj(probe) / (intensity + eps)).astype(np.complex64)
@@ -67,7 +68,7 @@ def lift(patterns: np.ndarray, probe: np.ndarray) -> np.ndarray:
     far = far_field(probe)
     valid = patterns != np.iinfo(patterns.dtype).max
     change = np.where(valid, np.sqrt(patterns.astype(np.float32)) - np.abs(far), 0)
-    lifted = _inverse_probe(probe) * near_field(change * _unit_phase(far))
+    lifted = inverse_probe(probe) * near_field(change * _unit_phase(far))
     return np.stack([np.real(lifted), np.imag(lifted)], axis=1).astype(np.float32)
 
 
@@ -100,7 +101,7 @@ class FastLift:
         self._corner = corner
         self._phase = _unit_phase(far) * sign
         self._amplitude = np.abs(far)
-        self._inverse = np.ascontiguousarray((_inverse_probe(probe) * sign)[centre, centre])
+        self._inverse = np.ascontiguousarray((inverse_probe(probe) * sign)[centre, centre])
 
     def __call__(self, patterns: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Lift ``patterns`` (B, N, N) into ``out`` (B, 2, h, h) float32, made if not given."""

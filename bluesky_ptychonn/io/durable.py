@@ -33,11 +33,24 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
         part.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):  # some file systems cannot; the file is there all the same
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write a file through to the disk, for a folder that is renamed into place when it is complete."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Write the names in a folder through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def try_to_write(path: Path) -> None:

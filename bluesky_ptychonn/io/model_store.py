@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.protocols import EngineMismatch
+from bluesky_ptychonn.io.durable import sync_directory, write_through
 
 CARD = "card.json"
 CURRENT = "CURRENT"
@@ -116,9 +117,9 @@ def set_current(store: Path, version: str) -> None:
         If the version is absent or harmed; the current one stays.
     """
     open_model(Path(store) / "versions" / version)
-    _write_through(Path(store) / (CURRENT + ".part"), f"{version}\n".encode())
+    write_through(Path(store) / (CURRENT + ".part"), f"{version}\n".encode())
     os.replace(Path(store) / (CURRENT + ".part"), Path(store) / CURRENT)
-    _sync_directory(Path(store))
+    sync_directory(Path(store))
 
 
 def publish(store: Path, card: ModelCard, files: Mapping[str, bytes], *, make_current: bool = True) -> str:
@@ -145,7 +146,7 @@ def publish(store: Path, card: ModelCard, files: Mapping[str, bytes], *, make_cu
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
         for name, data in files.items():
-            _write_through(part / name, data)
+            write_through(part / name, data)
         while True:
             taken = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
             version = f"{max(taken, default=0) + 1:06d}"
@@ -160,7 +161,7 @@ def publish(store: Path, card: ModelCard, files: Mapping[str, bytes], *, make_cu
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _sync_directory(folder)
+    sync_directory(folder)
     if make_current:
         set_current(store, version)
     return version
@@ -168,19 +169,4 @@ def publish(store: Path, card: ModelCard, files: Mapping[str, bytes], *, make_cu
 
 def write_card(directory: Path, card: ModelCard) -> None:
     """Write ``card.json`` into a folder."""
-    _write_through(directory / CARD, (json.dumps(card.to_dict(), indent=1) + "\n").encode())
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_through(directory / CARD, (json.dumps(card.to_dict(), indent=1) + "\n").encode())

@@ -1,63 +1,109 @@
-"""The network: lifted pattern in, phase patch out; small enough for a CPU at kHz rates."""
+"""Networks by name, all trained and exported through one interface.
+
+A network is a module with the attributes `preparation` (what its engine does to patterns, see `core.model_card`),
+`patch_px` (side of its patches) and `configuration` (what builds it again), and::
+
+    network(patterns, valid, probe) -> [(B, 2, h, h), ...]
+
+patterns (B, N, N) float counts, ``valid`` (B, N, N) bool and probes (B, N, N) complex64 to estimates of log amplitude
+and phase (rad); the last one is the best, those before it are steps on the way which a loss may also teach.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-STRIDE = 16
-"""Sides of input patches are multiples of this, px."""
+from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.training.learning.patch_network import PatchNetwork
+from bluesky_ptychonn.training.learning.reference_networks import PtychoNN, PtychoNN2
 
 
-def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+class LiftNetwork(nn.Module):
+    """``ptychonn-lift``: a first guess from the lift, and a correction from the projection of that guess.
 
-
-class _Pair(nn.Module):
-    """Two convolutions with ReLU, the second one added to the first."""
-
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__()
-        self.first = _convolution(channels_in, channels)
-        self.second = _convolution(channels, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.first(x))
-        return torch.relu(x + self.second(x))
-
-
-class PatchNetwork(nn.Module):
-    """Three-level encoder and decoder on quarter resolution.
-
-    Pixel-unshuffle by 4 makes 32 channels of the two of the lift, so that no convolution runs at full resolution; two
-    poolings, nearest upsampling, added skips, and pixel-shuffle by 4 at the end.
+    The first network sees the lift, the second one the guess and what the pattern, through the forward model, asks to
+    change in it: an unrolled reconstruction of two steps, each with a learned prior. Both see how much light fell on
+    each pixel, so that they know what to trust, at any dose. The probe enters through these three images only.
 
     Parameters
     ----------
-    widths : tuple of int
-        Channels at 1/4, 1/8 and 1/16 of the resolution.
+    patch_px : int
+        Side of the patch, a multiple of 16.
+    first, refine : tuple of int
+        Channels of the two networks at 1/4, 1/8 and 1/16 of the resolution; without the second one the guess stands.
+
+    References
+    ----------
+    Monga, Li and Eldar, "Algorithm unrolling", IEEE Signal Process. Mag. 38, 18 (2021).
+    """
+
+    preparation = "lift"
+
+    def __init__(self, patch_px: int = 80, first=(16, 32, 64), refine=(24, 48, 96)) -> None:
+        super().__init__()
+        self.patch_px = patch_px
+        self.configuration = {"patch_px": patch_px, "first": list(first), "refine": list(refine or ())}
+        self.first = PatchNetwork(3, 2, tuple(first))
+        self.refine = PatchNetwork(5, 2, tuple(refine)) if refine else None
+
+    def forward(self, patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor) -> list[torch.Tensor]:
+        """Guess, and corrected guess."""
+        with torch.no_grad():
+            light = physics.light(probe, self.patch_px)
+            lifted = physics.lift(patterns, valid, probe, self.patch_px)
+        guess = self.first(torch.cat([lifted, light], dim=1)).float()
+        if self.refine is None:
+            return [guess]
+        with torch.no_grad():
+            asked = physics.project(patterns, valid, probe, guess)
+        return [guess, guess + self.refine(torch.cat([asked, guess, light], dim=1)).float()]
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "ptychonn": PtychoNN,
+    "ptychonn2": PtychoNN2,
+    "ptychonn-lift": LiftNetwork,
+}
+
+
+def build_network(name: str, configuration: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build an untrained network.
+
+    Parameters
+    ----------
+    name : {"ptychonn", "ptychonn2", "ptychonn-lift"}
+    configuration : mapping, optional
+        Arguments of its class; the defaults without it.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
 
     Examples
     --------
-    >>> tuple(PatchNetwork()(torch.zeros(3, 2, 96, 96)).shape)
-    (3, 96, 96)
+    >>> sum(values.numel() for values in build_network("ptychonn2").parameters())
+    733921
     """
+    if name not in NETWORKS:
+        raise ValueError(f"network = {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
+    return NETWORKS[name](**(configuration or {}))
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 96)) -> None:
-        super().__init__()
-        self.widths = widths
-        fine, middle, coarse = widths
-        self.unshuffle, self.shuffle = nn.PixelUnshuffle(4), nn.PixelShuffle(4)
-        self.down0, self.down1, self.down2 = _Pair(32, fine), _Pair(fine, middle), _Pair(middle, coarse)
-        self.pool = nn.MaxPool2d(2)
-        self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        self.narrow1, self.narrow0 = _convolution(coarse, middle, 1), _convolution(middle, fine, 1)
-        self.up1, self.up0 = _Pair(middle, middle), _Pair(fine, fine)
-        self.head = _convolution(fine, 16)
 
-    def forward(self, lifted: torch.Tensor) -> torch.Tensor:
-        """(B, 2, h, w) real and imaginary part of the lift to (B, h, w) phase, rad."""
-        fine = self.down0(self.unshuffle(lifted))
-        middle = self.down1(self.pool(fine))
-        coarse = self.down2(self.pool(middle))
-        middle = self.up1(middle + self.up(self.narrow1(coarse)))
-        fine = self.up0(fine + self.up(self.narrow0(middle)))
-        return self.shuffle(self.head(fine))[:, 0]
+def multiplications(network: nn.Module, frame_px: int = 128) -> float:
+    """Multiply-accumulates of all convolutions for one frame, millions."""
+    total = 0
+
+    def count(module, _, output) -> None:
+        nonlocal total
+        total += output[0].numel() * module.weight[0].numel()
+
+    handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    shape = (1, frame_px, frame_px)
+    with torch.no_grad():
+        network(torch.ones(shape), torch.ones(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.complex64))
+    for handle in handles:
+        handle.remove()
+    return total / 1e6

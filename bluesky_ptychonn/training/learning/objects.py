@@ -29,7 +29,7 @@ def random_object(rng: np.random.Generator, side_px: int) -> np.ndarray:
     >>> bool(np.abs(object_).max() <= 1.001)
     True
     """
-    depth = np.exp(rng.uniform(np.log(0.1), np.log(1.6))) * (1 if rng.random() < 0.15 else -1)
+    depth = np.exp(rng.uniform(np.log(0.1), np.log(2.0))) * (1 if rng.random() < 0.15 else -1)
     features = _structure(rng, side_px)
     phase = depth * features
     if rng.random() < 0.2:

@@ -1,11 +1,11 @@
 """Simulated scans to learn from: random objects under random, imperfectly known probes at random doses."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 
-from bluesky_ptychonn.core.lift import FastLift
 from bluesky_ptychonn.core.optics import (
     Geometry,
     far_field,
@@ -15,71 +15,48 @@ from bluesky_ptychonn.core.optics import (
     with_counts,
     zone_plate_probe,
 )
+from bluesky_ptychonn.training.learning.corpus import Corpus, LabelledScan, Shard
 from bluesky_ptychonn.training.learning.objects import random_object
 
 GEOMETRY = Geometry()
 """10 keV, 0.9 m, 75 um pixels; in pixels, all that a network sees, the probes stand for many others."""
 
-PATCH_PX = 96
-"""Side of the central part of the field that a network sees and predicts, px."""
+DOSES = (1e3, 1e7)
+"""Least and most photons per frame."""
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """What one simulated scan teaches.
-
-    Parameters
-    ----------
-    lifted : (B, 2, h, h) float16
-        Network input.
-    phase_rad : (B, h, h) float16
-        Label; the object's background is 0.
-    weight : (h, h) float16
-        Intensity of the probe, mean 1.
-    counts : float
-        Dose, photons per frame.
-    """
-
-    lifted: np.ndarray
-    phase_rad: np.ndarray
-    weight: np.ndarray
-    counts: float
-
-
-def simulate_pairs(
+def simulate_scan(
     rng: np.random.Generator, frames: int, *, counts: float | None = None, geometry: Geometry = GEOMETRY
-) -> Pairs:
-    """Simulate one scan: object, probe, dose, motion, detector, and the lift as the edge would do it.
+) -> LabelledScan:
+    """Simulate one scan: object, probe, dose, motion, coherence, detector, and the probe as a run would measure it.
 
     Parameters
     ----------
     rng : numpy.random.Generator
     frames : int
     counts : float, optional
-        Photons per frame; from 1e3 to 1e7 by default, one scan of four below 1e5.
+        Photons per frame; within `DOSES` by default, one scan of four below 1e5.
     geometry : Geometry
     """
     n = geometry.frame_px
     side_px = 2 * n + 64
     object_ = random_object(rng, side_px)
     assumed = random_probe(rng, geometry)
-    counts = float(10 ** (3 + 4 * np.sqrt(rng.random()))) if counts is None else counts
+    if counts is None:
+        low, high = np.log10(DOSES)
+        counts = float(10 ** (low + (high - low) * np.sqrt(rng.random())))
     true = with_counts(imperfect(rng, assumed), counts)
     centres_px = rng.integers(n // 2 + 6, side_px - n // 2 - 6, (frames, 2))
-    clean = blurred_intensities(rng, object_, true, centres_px)
-    patterns = detect(rng, clean)
+    jitter_px = rng.uniform(0, 0.4) * rng.standard_normal((frames, 2)) * (rng.random() < 0.3)
+    expected = blurred_intensities(rng, object_, true, centres_px + jitter_px.clip(-2, 2))
+    if rng.random() < 0.3:  # the coherence function of a source of some size narrows each pattern's autocorrelation
+        expected = ndimage.gaussian_filter(expected, (0, *rng.uniform(0.2, 0.8, 2)), mode="wrap")
+    patterns = detect(rng, expected)
     probe = measured_probe(assumed, patterns[: rng.integers(8, 65)])
-    half = PATCH_PX // 2
-    phase = np.angle(object_)
-    labels = np.stack([phase[y - half : y + half, x - half : x + half] for y, x in centres_px])
-    edge = (n - PATCH_PX) // 2
-    weight = np.abs(probe[edge : n - edge, edge : n - edge]) ** 2
-    return Pairs(
-        lifted=FastLift(probe, PATCH_PX)(patterns).astype(np.float16),
-        phase_rad=labels.astype(np.float16),
-        weight=(weight / weight.mean()).astype(np.float16),
-        counts=counts,
-    )
+    log_object = np.stack([np.log(np.abs(object_)), np.angle(object_)])
+    half = n // 2
+    labels = np.stack([log_object[:, y - half : y + half, x - half : x + half] for y, x in centres_px])
+    return LabelledScan(patterns, labels.astype(np.float16), probe, about={"photons_per_frame": round(counts)})
 
 
 def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:
@@ -102,7 +79,7 @@ def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:
 def imperfect(rng: np.random.Generator, probe: np.ndarray) -> np.ndarray:
     """The probe as it truly is, when ``probe`` is what the edge was told.
 
-    In one scan of four they are equal. Else the true one is defocused and aberrated by up to 3 rad at the edge of the
+    In one scan of four they are equal. Else the true one is defocused and aberrated by up to 4 rad at the edge of the
     cone, mostly far less, its cone is mottled, and lies up to half a pixel off the centre of the pattern.
     """
     if rng.random() < 0.25:
@@ -111,7 +88,7 @@ def imperfect(rng: np.random.Generator, probe: np.ndarray) -> np.ndarray:
     y, x = (np.mgrid[:n, :n] - n / 2) / (n / 2)
     radius2 = y**2 + x**2  # about 0.15 at the edge of the cone
     severity = rng.random() ** 1.5
-    phase = rng.uniform(-20, 20) * severity * radius2 + rng.normal(0, 15) * severity * radius2**2
+    phase = rng.uniform(-27, 27) * severity * radius2 + rng.normal(0, 15) * severity * radius2**2
     for form, strength in ((y * x, 3), (y**2 - x**2, 3), (radius2 * y, 6), (radius2 * x, 6)):
         phase = phase + rng.normal(0, strength) * severity * form
     mottle = ndimage.gaussian_filter(rng.standard_normal((n, n)), 1.5, mode="wrap")
@@ -153,3 +130,10 @@ def detect(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:
         dead = rng.integers(0, n, (2, rng.integers(0, 25)))
         patterns[:, dead[0], dead[1]] = 65535
     return patterns
+
+
+def add_simulated(corpus: Corpus, scans: range, frames: int, seed: int) -> Iterator[Shard]:
+    """Add simulated scans to a corpus, one after another; each is the same for the same seed and number."""
+    for number in scans:
+        scan = simulate_scan(np.random.default_rng([seed, number]), frames)
+        yield corpus.add(replace(scan, about={**scan.about, "run": f"simulated-{seed}-{number}"}))

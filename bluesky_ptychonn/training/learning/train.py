@@ -1,219 +1,266 @@
-"""Train the patch network on simulated scans: ``python -m bluesky_ptychonn.training.learning.train --help``."""
+"""The training loop: any network of the registry, any snapshot of the corpus, one process or several."""
 
-import argparse
 import copy
+import hashlib
 import json
-import math
-import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from skimage import io
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bluesky_ptychonn.training.learning.networks import PatchNetwork
-from bluesky_ptychonn.training.learning.pool import Pool, held_out
-from bluesky_ptychonn.training.learning.simulated import Pairs
+from bluesky_ptychonn.io.durable import replace_file
+from bluesky_ptychonn.training.learning.checkpoint import CHECKPOINT, read_checkpoint, trained_network, write_checkpoint
+from bluesky_ptychonn.training.learning.corpus import Shard, snapshot_sha256
+from bluesky_ptychonn.training.learning.held_out import draw_samples, pair_errors, split
+from bluesky_ptychonn.training.learning.networks import build_network
+from bluesky_ptychonn.training.learning.ranks import Ranks, joined
+from bluesky_ptychonn.training.learning.recipes import SCHEDULES, Recipe, loss_of
 
-CHECKPOINT = "checkpoint.pt"
-BATCH = 64
-PEAK_LEARNING_RATE = 2e-3
-EMA_DECAY = 0.999
-REUSE = 8
-"""How often a simulated frame is learned from, on average; a mirror or a turn makes it another one."""
-VALIDATION_COUNTS = (1e6, 1e5, 1e4)
-VALIDATION_SEED = 20230
-
-
-def errors(predicted: torch.Tensor, label: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probe-weighted mean absolute error of each patch, rad, as it is and with the patch's constant removed.
-
-    A single pattern says little of the constant: the first error teaches what can be known of it from structure, the
-    second one the structure itself.
-    """
-    difference = predicted - label
-    total = weight.sum((-2, -1))
-    offset = (weight * difference).sum((-2, -1)) / total
-    absolute = (weight * difference.abs()).sum((-2, -1)) / total
-    free = (weight * (difference - offset[:, None, None]).abs()).sum((-2, -1)) / total
-    return absolute, free
-
-
-def loss(predicted: torch.Tensor, label: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean of both `errors`, relative to the contrast of the label for strong objects."""
-    absolute, free = errors(predicted, label, weight)
-    mean = (weight * label).mean((-2, -1), keepdim=True)
-    contrast = (weight * (label - mean) ** 2).mean((-2, -1)).sqrt()
-    return ((absolute + free) / (0.2 + contrast)).mean()
-
-
-def learning_rate(done: float) -> float:
-    """Rise over the first 3 % of the time, then half a cosine to 1 % of the peak; ``done`` runs from 0 to 1."""
-    if done < 0.03:
-        return PEAK_LEARNING_RATE * max(done / 0.03, 0.01)
-    return PEAK_LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - 0.03) / 0.97))))
-
-
-def validate(network: torch.nn.Module, scans: list[Pairs]) -> dict[str, float]:
-    """Errors of a network on held-out scans, beside those of predicting nothing."""
-    sums = np.zeros(4)
-    with torch.no_grad():
-        for pairs in scans:
-            label, weight = torch.from_numpy(pairs.phase_rad).float(), torch.from_numpy(pairs.weight).float()
-            predicted = network(torch.from_numpy(pairs.lifted).float())
-            found = (*errors(predicted, label, weight), *errors(torch.zeros_like(label), label, weight))
-            sums += [float(error.mean()) for error in found]
-    names = ("mae_rad", "mae_offset_free_rad", "mae_of_nothing_rad", "mae_of_nothing_offset_free_rad")
-    return {name: round(float(value), 5) for name, value in zip(names, sums / len(scans), strict=True)}
+TIMED_STEPS = (10, 40)
+"""Steps between which the speed is measured, where a training is limited by time."""
+SAVE_EVERY_S = 120.0
 
 
 def train(
     out: Path,
+    shards: Sequence[Shard],
     *,
-    minutes: float,
+    recipe: Recipe,
+    network: str = "ptychonn-lift",
+    configuration: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
     seed: int = 0,
-    checkpoint_minutes: float = 2.0,
     threads: int = 1,
-    scans: int = 160,
-    frames: int = 96,
-    validation_scans: int = 12,
-) -> dict:
-    """Train for a time, from the checkpoint in ``out`` if there is one, and return the last figures.
+    start: Path | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - a value
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train a network, or go on with the training whose checkpoint is in ``out``.
+
+    The same arguments on the same kind of processor give the same weights, however often the training was killed and
+    resumed; with ``minutes`` the number of steps is found once, from the speed of the first ones.
 
     Parameters
     ----------
     out : Path
-        Folder for `checkpoint.pt` (network, averaged network, optimiser, time spent), `figures.json` and `samples.png`.
-    minutes : float
-        Time to spend in all; earlier parts of a resumed training count. Sets the schedule of the learning rate.
+        Folder for `checkpoint.pt`, `figures.json` and `samples.png`, written each epoch.
+    shards : sequence of Shard
+        The snapshot.
+    recipe : Recipe
+    network : str
+        Name in `networks.NETWORKS`.
+    configuration : mapping, optional
+        Of the network; that of ``start``, or its defaults, without it.
+    epochs, minutes : optional
+        How long; the epochs of the recipe if neither is given.
     seed : int
-        Starts networks and simulations; equal seeds give equal trainings up to the speed of the machine.
-    checkpoint_minutes : float
-        Time between two checkpoints.
     threads : int
-        Cores for the network.
-    scans, frames : int
-        Size of the pool of simulated scans.
-    validation_scans : int
-        Held-out scans of each dose.
+        Cores for one process; results depend on it in the last digits.
+    start : Path, optional
+        Folder of a training whose network is learned further.
+    ranks : Ranks
+        This process among those that share each batch.
+    on_epoch : callable, optional
+        Is given the figures after each epoch.
+
+    Returns
+    -------
+    dict
+        Figures: conditions, and one result per epoch in ``history``.
+
+    Raises
+    ------
+    ValueError
+        If the training cannot be done with this snapshot, or ``out`` holds another one.
     """
-    if not minutes > 0:
-        raise ValueError(f"minutes = {minutes}; it must be positive")
+    if (minutes is not None and not minutes > 0) or (epochs is not None and epochs < 1):
+        raise ValueError(f"minutes = {minutes}, epochs = {epochs}; a training needs a positive time or an epoch")
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    network = PatchNetwork()
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    averaged = copy.deepcopy(network)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=1e-4)
-    spent_s, step = _resume(out / CHECKPOINT, network, averaged, optimiser)
-    validation = {counts: held_out(VALIDATION_SEED, counts, validation_scans, 24) for counts in VALIDATION_COUNTS}
-    pool = Pool(np.random.default_rng([seed, 0, step]), scans, frames)
-    for _ in tqdm(range(scans), desc="simulate", mininterval=10):
-        pool.refresh()
+    with joined(ranks):
+        run = _Training(out, shards, recipe, network, configuration, seed, start, ranks)
+        run.go(epochs or (None if minutes else recipe.epochs), minutes, on_epoch)
+        return run.figures()
 
-    figures: dict = {}
-    budget_s, part_s = 60 * minutes, 60 * checkpoint_minutes
-    saved_s, last = spent_s, time.monotonic()
-    running = None
-    progress = tqdm(total=round(budget_s), initial=round(spent_s), desc="train", unit="s", mininterval=10)
-    while spent_s < budget_s:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(spent_s / budget_s)
-        lifted, label, weight = pool.batch(BATCH)
-        value = loss(network(lifted.contiguous(memory_format=torch.channels_last)), label, weight)
-        optimiser.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        _average(averaged, network, min(EMA_DECAY, step / (step + 10)))
-        if step * BATCH // (pool.frames * REUSE) != (step - 1) * BATCH // (pool.frames * REUSE):
-            pool.refresh()
-        running = value.item() if running is None else 0.99 * running + 0.01 * value.item()
-        now = time.monotonic()
-        spent_s, last = spent_s + now - last, now
-        progress.update(round(spent_s) - progress.n)
-        progress.set_postfix(loss=f"{running:.4f}", step=step, refresh=False)
-        if spent_s - saved_s >= part_s or spent_s >= budget_s:
-            figures = {
-                "command": f"python -m bluesky_ptychonn.training.learning.train --minutes {minutes:g} --seed {seed}",
-                "version": version("bluesky-ptychonn"),
-                "conditions": {
-                    "seed": seed,
-                    "minutes": round(spent_s / 60, 2),
-                    "frames_seen": step * BATCH,
-                    "training_loss": round(running, 5),
-                },
-                "results": [
-                    {"test": "simulated scans", "photons_per_frame": counts, **validate(averaged, held)}
-                    for counts, held in validation.items()
-                ],
+
+class _Training:
+    """Everything that changes while a network learns."""
+
+    def __init__(self, out, shards, recipe: Recipe, network, configuration, seed, start, ranks: Ranks) -> None:
+        torch.manual_seed(seed)
+        first = trained_network(start) if start else None
+        self.out, self.recipe, self.seed, self.ranks, self.device = out, recipe, seed, ranks, ranks.device
+        model = first[0].train() if first else build_network(network, configuration)
+        self.identity = {
+            "network": first[1]["network"] if first else network,
+            "configuration": model.configuration,
+            "recipe": recipe.as_figures(),
+            "seed": seed,
+            "snapshot": sorted(shard.name for shard in shards),
+        }
+        self.start = hashlib.sha256((start / CHECKPOINT).read_bytes()).hexdigest() if start else ""
+        self.batches, self.held_out = split(
+            shards,
+            recipe.held_out,
+            recipe.validation_share,
+            seed,
+            size=recipe.batch,
+            augmentation=recipe.augmentation,
+            ranks=ranks,
+        )
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.kept = copy.deepcopy(self.model)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.high_rate, weight_decay=recipe.weight_decay
+        )
+        self.step, self.total, self.spent_s, self.running = 0, 0, 0.0, 0.0
+        self.best = float("inf")
+        self.history: list[dict[str, Any]] = []
+        if (out / CHECKPOINT).exists():
+            self._resume()
+        wrapped = ranks.size > 1
+        self.learner = DistributedDataParallel(self.model) if wrapped else self.model
+
+    def go(self, epochs: int | None, minutes: float | None, on_epoch) -> None:
+        """Learn until the last step."""
+        per_epoch = self.batches.steps_per_epoch
+        if epochs:
+            self.total = epochs * per_epoch
+        began, timed = time.monotonic() - self.spent_s, None
+        saved = time.monotonic()
+        bar = tqdm(
+            total=self.total or None,
+            initial=self.step,
+            desc="train",
+            unit="step",
+            mininterval=5,
+            disable=not self.ranks.first,
+        )
+        while not self.total or self.step < self.total:
+            self._learn(per_epoch)
+            bar.update()
+            bar.set_postfix(loss=f"{self.running:.4f}", refresh=False)
+            self.spent_s = time.monotonic() - began
+            if not self.total:
+                if self.step == TIMED_STEPS[0]:
+                    timed = time.monotonic()
+                elif self.step >= TIMED_STEPS[1] and timed is not None:
+                    pace_s = (time.monotonic() - timed) / (self.step - TIMED_STEPS[0])
+                    self.total = self._agreed(self.step + (60 * (minutes or 0) - self.spent_s) / pace_s)
+                    bar.total = self.total
+            if self.step == self.total or self.step % per_epoch == 0:
+                self._end_epoch(per_epoch, on_epoch)
+                saved = time.monotonic()
+            elif time.monotonic() - saved > SAVE_EVERY_S and self.total and self.ranks.first:
+                self._save()
+                saved = time.monotonic()
+        bar.close()
+
+    def _learn(self, per_epoch: int) -> None:
+        """One step."""
+        recipe = self.recipe
+        rate = SCHEDULES[recipe.schedule](recipe, self.step, self.total, per_epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        batch = self.batches.batch(self.step).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+            estimates = self.learner(batch.patterns, batch.valid, batch.probe)
+        loss = loss_of(recipe, [estimate.float() for estimate in estimates], batch)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self.running = loss.item() if self.step == 1 else 0.99 * self.running + 0.01 * loss.item()
+        if recipe.averaging:
+            decay = min(recipe.averaging, self.step / (self.step + 10))
+            with torch.no_grad():
+                for mean, value in zip(self.kept.parameters(), self.model.parameters(), strict=True):
+                    mean.lerp_(value, 1 - decay)
+
+    def _end_epoch(self, per_epoch: int, on_epoch) -> None:
+        """Validate, and write what there is."""
+        judged = self.kept if self.recipe.averaging else self.model
+        found = pair_errors(judged, self.held_out, self.device)
+        better = found["mae_rad"] < self.best
+        self.best = min(self.best, found["mae_rad"])
+        if not self.recipe.averaging and (better or not self.recipe.keep_best):
+            self.kept.load_state_dict(self.model.state_dict())
+        self.history.append(
+            {
+                "epoch": round(self.step / per_epoch, 3),
+                "step": self.step,
+                "pairs_seen": self.step * self.recipe.batch,
+                "minutes": round(self.spent_s / 60, 2),
+                "training_loss": round(self.running, 5),
+                **found,
             }
-            _save(out, network, averaged, optimiser, {"spent_s": spent_s, "step": step, "figures": figures})
-            _draw(out / "samples.png", averaged, validation[1e6])
-            tqdm.write(json.dumps(figures["results"]))
-            saved_s, last = spent_s, time.monotonic()
-    progress.close()
-    return figures
+        )
+        if self.ranks.first:
+            self._save()
+            figures = self.figures()
+            replace_file(self.out / "figures.json", (json.dumps(figures, indent=1) + "\n").encode())
+            draw_samples(self.out / "samples.png", self.kept, self.held_out[0], self.device)
+            tqdm.write(json.dumps(self.history[-1]))
+            if on_epoch:
+                on_epoch(figures)
 
+    def figures(self) -> dict[str, Any]:
+        """What was done and how well it went, for a figures file and a model card."""
+        return {
+            "command": "train",
+            "version": version("bluesky-ptychonn"),
+            "conditions": {
+                **{key: value for key, value in self.identity.items() if key != "snapshot"},
+                "snapshot": snapshot_sha256(self.identity["snapshot"]),
+                "shards": len(self.identity["snapshot"]),
+                "pairs": self.batches.pairs,
+                "steps": self.total,
+                "processes": self.ranks.size,
+                "device": self.device.type,
+                "start": self.start,
+            },
+            "results": self.history[-1:],
+            "history": self.history,
+        }
 
-def _average(averaged: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for mean, value in zip(averaged.parameters(), network.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+    def _agreed(self, total: float) -> int:
+        """The number of steps that the first process found, for all of them."""
+        value = torch.tensor([max(total, self.step + 1) if self.ranks.first else 0.0], device=self.device)
+        if self.ranks.size > 1:
+            torch.distributed.all_reduce(value)
+        return round(float(value.item()))
 
+    def _save(self) -> None:
+        state = {
+            **self.identity,
+            "weights": self.model.state_dict(),
+            "kept": self.kept.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "total": self.total,
+            "spent_s": self.spent_s,
+            "running": self.running,
+            "best": self.best,
+            "history": self.history,
+            "figures": self.figures(),
+        }
+        write_checkpoint(self.out, state)
 
-def _resume(path: Path, network, averaged, optimiser) -> tuple[float, int]:
-    if not path.exists():
-        return 0.0, 0
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    averaged.load_state_dict(state["averaged"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["spent_s"], state["step"]
-
-
-def _save(out: Path, network, averaged, optimiser, record: dict) -> None:
-    """Write checkpoint and figures, each complete before it takes its name."""
-    state = {
-        "network": network.state_dict(),
-        "averaged": averaged.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "widths": list(network.widths),
-        **record,
-    }
-    torch.save(state, out / (CHECKPOINT + ".part"))
-    os.replace(out / (CHECKPOINT + ".part"), out / CHECKPOINT)
-    (out / "figures.json.part").write_text(json.dumps(record["figures"], indent=1) + "\n")
-    os.replace(out / "figures.json.part", out / "figures.json")
-
-
-def _draw(path: Path, network: torch.nn.Module, scans: list[Pairs]) -> None:
-    """One row per held-out scan: lift (imaginary part), network, label, with the label's range of grey."""
-    rows = []
-    with torch.no_grad():
-        for pairs in scans:
-            predicted = network(torch.from_numpy(pairs.lifted[:2]).float()).numpy()
-            low, high = float(pairs.phase_rad[:2].min()), float(pairs.phase_rad[:2].max()) + 1e-3
-            tiles = [tile for k in (0, 1) for tile in (pairs.lifted[k, 1], predicted[k], pairs.phase_rad[k])]
-            rows.append(np.hstack([np.clip((tile.astype(float) - low) / (high - low), 0, 1) for tile in tiles]))
-    io.imsave(path, (255 * np.vstack(rows)).astype(np.uint8), check_contrast=False)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line of `train`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, figures and sample patches")
-    parser.add_argument("--minutes", type=float, required=True, help="time to spend in all, resumed parts included")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint-minutes", type=float, default=2.0)
-    parser.add_argument("--threads", type=int, default=1)
-    train(**vars(parser.parse_args(arguments)))
-
-
-if __name__ == "__main__":
-    main()
+    def _resume(self) -> None:
+        state = read_checkpoint(self.out)
+        for key, value in self.identity.items():
+            if state[key] != value:
+                shown = "another snapshot" if key == "snapshot" else f"{key} = {state[key]!r}, not {value!r}"
+                raise ValueError(f"{self.out} holds a training with {shown}; choose another folder")
+        self.model.load_state_dict(state["weights"])
+        self.kept.load_state_dict(state["kept"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.total, self.spent_s = state["step"], state["total"], state["spent_s"]
+        self.running, self.best, self.history = state["running"], state["best"], state["history"]
