@@ -24,7 +24,7 @@ STEP_UM = 0.088
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from bluesky_ptychonn.cli import bench_retrieval
+    from bluesky_ptychonn.cli import bench_retrieval, bench_training, bench_tuning
 
     cases = parser.add_subparsers(dest="case", required=True, metavar="stream|phase-retrieval")
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retrieval = cases.add_parser("phase-retrieval", help="every method of phase retrieval: quality and time")
     bench_retrieval.add_arguments(retrieval)
     retrieval.set_defaults(measure=bench_retrieval.run)
+    training = cases.add_parser("training", help="networks and recipes against computing time and training pairs")
+    bench_training.add_arguments(training)
+    training.set_defaults(measure=bench_training.run)
+    tuning = cases.add_parser("tuning", help="learn a new sample in minutes: what it gives, and what is forgotten")
+    bench_tuning.add_arguments(tuning)
+    tuning.set_defaults(measure=bench_tuning.run)
 
 
 def run(options: argparse.Namespace) -> int:

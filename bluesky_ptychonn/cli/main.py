@@ -16,7 +16,8 @@ COMMANDS = {
     "catalog": "the embedded Tiled catalog; send backed-up runs to it",
     "reconstruct": "phase retrieval of a run or file: object, probe, and whether to believe them",
     "bench": "measure: the whole chain at a frame rate, or phase retrieval",
-    "train": "train the starter model on simulated scans",
+    "corpus": "labelled scans to learn from: simulate, add, list, verify",
+    "train": "train a network on a corpus, and make a model of it",
     "settings": "check a settings file and show what is in force",
 }
 

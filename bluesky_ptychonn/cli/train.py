@@ -1,34 +1,106 @@
-"""Train the starter model on simulated scans, and export it.
+"""Train a network on a corpus, and make a model of it.
 
-    bluesky-ptychonn train --out DIR --minutes 60            train; a later call with the same DIR goes on
-    bluesky-ptychonn train --out DIR --export MODEL          make a model (ONNX, card, golden pair) of the checkpoint
+    bluesky-ptychonn corpus simulate corpus --scans 200             something to learn from
+    bluesky-ptychonn train OUT --corpus corpus --minutes 60         train; the same command goes on after a stop
+    bluesky-ptychonn train OUT --corpus corpus --recipe paper --network ptychonn2
+    bluesky-ptychonn train OUT2 --corpus corpus --start OUT --recipe tune --minutes 5       learn a new sample
+    bluesky-ptychonn train OUT --export MODEL                       a model (ONNX, card, golden pair) of the training
 
-Needs the extra `training` (torch). Progress, checkpoints, figures and sample patches are in DIR.
+OUT gets the checkpoint (each epoch and every two minutes), figures.json, and pictures: curves.png and samples.png (held
+out patches: label beside network). Ctrl-C, SIGTERM and SIGUSR1 (a scheduler that preempts) end it after the next step
+with the checkpoint written. Started by torchrun, srun or mpiexec, the processes share each batch.
+
+Recipe `robust` is ours: probe-weighted loss, mirrors and turns, doses thinned, probes given wrongly, averaged weights,
+whole scans held out. `tune` is the same, gentler, for few scans of one sample. `paper` is that of the paper. Needs the extra `training` (torch).
 """
 
 import argparse
+import os
+import signal
+import sys
 from pathlib import Path
+from typing import Any
+
+PREEMPTED = 75
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, figures and sample patches")
-    parser.add_argument("--minutes", type=float, default=60.0, help="time to spend in all, resumed parts included")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the training")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="what to learn from")
+    parser.add_argument("--snapshot", type=Path, metavar="FILE", help="names of shards, one per line (default: all)")
+    parser.add_argument("--network", default="ptychonn-lift", help="ptychonn-lift, ptychonn2 or ptychonn")
+    parser.add_argument("--recipe", default="robust", choices=("robust", "tune", "paper"))
+    parser.add_argument("--start", type=Path, metavar="DIR", help="training whose network is learned further")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="passes over the corpus (default: the recipe's)")
+    length.add_argument("--minutes", type=float, help="about how long instead; the number of steps is set by the pace")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="cores for the network")
-    parser.add_argument("--export", type=Path, metavar="MODEL", help="export the checkpoint instead of training")
-    parser.add_argument("--version-name", default="starter-local", help="version in the exported card")
+    parser.add_argument("--threads", type=int, default=1, help="cores of each process")
+    parser.add_argument("--export", type=Path, metavar="MODEL", help="make a model of the training, and train no more")
+    parser.add_argument("--name", default="local", help="name of the model")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train or export."""
+    from bluesky_ptychonn.cli.main import Problem
+
     if options.export:
         from bluesky_ptychonn.training.learning.export import export
 
-        card = export(options.out, options.export, name="starter", version=options.version_name)
-        print(f"{options.export}: {card.name} {card.version}")
+        card = export(options.out, options.export, name=options.name, version=f"{options.name}-1")
+        print(f"{options.export}: {card.name}; try it with `bluesky-ptychonn models validate {options.export} ...`")
         return 0
+    if not options.corpus:
+        raise Problem("--corpus DIR is needed to train; `bluesky-ptychonn corpus --help` says how to make one")
+    from bluesky_ptychonn.training.learning.corpus import Corpus
+    from bluesky_ptychonn.training.learning.ranks import find_ranks
+    from bluesky_ptychonn.training.learning.recipes import RECIPES
     from bluesky_ptychonn.training.learning.train import train
 
-    train(options.out, minutes=options.minutes, seed=options.seed, threads=options.threads)
+    names = options.snapshot.read_text().split() if options.snapshot else None
+    shards = Corpus(options.corpus).open(names)
+    if not shards:
+        raise Problem(f"{options.corpus} holds no shards; `bluesky-ptychonn corpus --help` says how to add some")
+    got: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: got.append(number))
+    figures = train(
+        options.out,
+        shards,
+        recipe=RECIPES[options.recipe],
+        network=options.network,
+        epochs=options.epochs,
+        minutes=options.minutes,
+        seed=options.seed,
+        threads=options.threads,
+        start=options.start,
+        ranks=find_ranks(os.environ),
+        on_epoch=lambda figures: _draw_curves(options.out / "curves.png", figures),
+        stop=lambda: bool(got),
+    )
+    if got:
+        print(f"stopped; the same command goes on from {options.out}", file=sys.stderr)
+        return PREEMPTED if got[0] == signal.SIGUSR1 else 128 + got[0]
+    last = figures["results"][0]
+    print(f"{options.out}: error {last['mae_rad']:.4f} rad on what was held out; --export MODEL makes a model of it")
     return 0
+
+
+def _draw_curves(path: Path, figures: dict[str, Any]) -> None:
+    """Training loss and error on what was held out, against the pairs seen."""
+    from matplotlib.figure import Figure
+
+    history = figures["history"]
+    seen = [entry["pairs_seen"] / 1e3 for entry in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(seen, [entry["training_loss"] for entry in history], "o-", ms=3)
+    left.set(xlabel="pairs seen (thousands)", ylabel="training loss (running mean)", yscale="log")
+    right.plot(seen, [entry["mae_rad"] for entry in history], "o-", ms=3, label="as it is")
+    right.plot(seen, [entry["mae_offset_free_rad"] for entry in history], "s-", ms=3, label="constant removed")
+    right.axhline(history[-1]["mae_of_nothing_rad"], color="0.6", ls=":", label="predicting nothing")
+    right.set(xlabel="pairs seen (thousands)", ylabel="held out: error of a patch (rad)", yscale="log")
+    right.legend(frameon=False, fontsize="small")
+    figure.suptitle(f"{figures['conditions']['network']}, recipe {figures['conditions']['recipe']['name']}")
+    figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""The lift and the projection on torch, batched and differentiable; `core.lift` and `core.projection` are the reference."""
+"""The lift and the projection on torch, batched and differentiable; `core.lift`, `core.projection` are the reference."""
 
 import torch
 
@@ -47,9 +47,7 @@ def lift(patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor, patch
     return _parts(centre(inverse_probe(probe) * near_field(change * unit), patch_px))
 
 
-def project(
-    patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor, estimate: torch.Tensor
-) -> torch.Tensor:
+def project(patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     """Change (B, 2, h, h) that the patterns ask of an estimate (B, 2, h, h) of log amplitude and phase."""
     inside, far = _modelled(probe, estimate)
     ratio = torch.sqrt((patterns + ONE_COUNT) / (_squared(far) + ONE_COUNT))
@@ -57,9 +55,7 @@ def project(
     return _parts(centre(inverse_probe(probe) * change, estimate.shape[-1]) * inside.conj())
 
 
-def misfit(
-    patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor, estimate: torch.Tensor
-) -> torch.Tensor:
+def misfit(patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     """Misfit (B,) of amplitudes, one count added to both sides, per measured count: a loss that needs no label."""
     _, far = _modelled(probe, estimate)
     difference = torch.sqrt(patterns + ONE_COUNT) - torch.sqrt(_squared(far) + ONE_COUNT)

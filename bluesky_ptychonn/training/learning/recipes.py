@@ -38,6 +38,8 @@ class Recipe:
     held_out : {"scan", "frame"}
         What validation takes away whole: neighbouring frames overlap, so "frame" flatters.
     validation_share : float
+    validation_steps : int
+        Validate after so many steps too, where an epoch is long; 0 leaves it to the epochs.
     keep_best : bool
         Keep the weights of the best validation, not the last ones.
     physics : float
@@ -58,6 +60,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(True, 0.15, 0.15))
     held_out: str = "scan"
     validation_share: float = 0.05
+    validation_steps: int = 0
     keep_best: bool = False
     physics: float = 0.0
     bf16: bool = True
@@ -69,6 +72,7 @@ class Recipe:
 
 RECIPES = {
     "robust": Recipe("robust"),
+    "tune": Recipe("tune", epochs=20, high_rate=5e-4, low_rate=1e-5, held_out="frame"),
     "paper": Recipe(
         "paper",
         batch=64,
@@ -86,7 +90,8 @@ RECIPES = {
         bf16=False,
     ),
 }
-"""``paper`` is Babu et al., Nat. Commun. 14, 7059 (2023), and its published training script."""
+"""``robust`` learns many beamlines, ``tune`` one sample from where another training ended; ``paper`` is Babu et al., Nat. Commun. 14, 7059 (2023), and its published
+training script."""
 
 
 def triangular2(recipe: Recipe, step: int, total: int, per_epoch: int) -> float:

@@ -26,7 +26,12 @@ DOSES = (1e3, 1e7)
 
 
 def simulate_scan(
-    rng: np.random.Generator, frames: int, *, counts: float | None = None, geometry: Geometry = GEOMETRY
+    rng: np.random.Generator,
+    frames: int,
+    *,
+    counts: float | None = None,
+    probe: np.ndarray | None = None,
+    geometry: Geometry = GEOMETRY,
 ) -> LabelledScan:
     """Simulate one scan: object, probe, dose, motion, coherence, detector, and the probe as a run would measure it.
 
@@ -36,27 +41,29 @@ def simulate_scan(
     frames : int
     counts : float, optional
         Photons per frame; within `DOSES` by default, one scan of four below 1e5.
+    probe : (n, n) complex64, optional
+        The one probe of a beamline, of any power, known exactly; by default another one each time, known imperfectly.
     geometry : Geometry
     """
     n = geometry.frame_px
     side_px = 2 * n + 64
     object_ = random_object(rng, side_px)
-    assumed = random_probe(rng, geometry)
+    assumed = random_probe(rng, geometry) if probe is None else probe
     if counts is None:
         low, high = np.log10(DOSES)
         counts = float(10 ** (low + (high - low) * np.sqrt(rng.random())))
-    true = with_counts(imperfect(rng, assumed), counts)
+    true = with_counts(imperfect(rng, assumed) if probe is None else probe, counts)
     centres_px = rng.integers(n // 2 + 6, side_px - n // 2 - 6, (frames, 2))
     jitter_px = rng.uniform(0, 0.4) * rng.standard_normal((frames, 2)) * (rng.random() < 0.3)
     expected = blurred_intensities(rng, object_, true, centres_px + jitter_px.clip(-2, 2))
     if rng.random() < 0.3:  # the coherence function of a source of some size narrows each pattern's autocorrelation
         expected = ndimage.gaussian_filter(expected, (0, *rng.uniform(0.2, 0.8, 2)), mode="wrap")
     patterns = detect(rng, expected)
-    probe = measured_probe(assumed, patterns[: rng.integers(8, 65)])
+    measured = measured_probe(assumed, patterns[: rng.integers(8, 65)])
     log_object = np.stack([np.log(np.abs(object_)), np.angle(object_)])
     half = n // 2
     labels = np.stack([log_object[:, y - half : y + half, x - half : x + half] for y, x in centres_px])
-    return LabelledScan(patterns, labels.astype(np.float16), probe, about={"photons_per_frame": round(counts)})
+    return LabelledScan(patterns, labels.astype(np.float16), measured, about={"photons_per_frame": round(counts)})
 
 
 def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:

@@ -40,6 +40,7 @@ def train(
     start: Path | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - a value
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train a network, or go on with the training whose checkpoint is in ``out``.
 
@@ -58,7 +59,8 @@ def train(
     configuration : mapping, optional
         Of the network; that of ``start``, or its defaults, without it.
     epochs, minutes : optional
-        How long; the epochs of the recipe if neither is given.
+        How long; the epochs of the recipe if neither is given. Minutes are those of computing: on a CPU its time per
+        thread, so that other programs do not shorten a training.
     seed : int
     threads : int
         Cores for one process; results depend on it in the last digits.
@@ -68,11 +70,13 @@ def train(
         This process among those that share each batch.
     on_epoch : callable, optional
         Is given the figures after each epoch.
+    stop : callable
+        Asked after each step; where one process says so, all write the checkpoint and end.
 
     Returns
     -------
     dict
-        Figures: conditions, and one result per epoch in ``history``.
+        Figures: conditions, one entry per epoch in ``history``, the last one as ``results``.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def train(
     torch.set_num_threads(threads)
     with joined(ranks):
         run = _Training(out, shards, recipe, network, configuration, seed, start, ranks)
-        run.go(epochs or (None if minutes else recipe.epochs), minutes, on_epoch)
+        run.go(epochs or (None if minutes else recipe.epochs), minutes, on_epoch, stop)
         return run.figures()
 
 
@@ -127,12 +131,12 @@ class _Training:
         wrapped = ranks.size > 1
         self.learner = DistributedDataParallel(self.model) if wrapped else self.model
 
-    def go(self, epochs: int | None, minutes: float | None, on_epoch) -> None:
-        """Learn until the last step."""
+    def go(self, epochs: int | None, minutes: float | None, on_epoch, stop) -> None:
+        """Learn until the last step, or until told to stop."""
         per_epoch = self.batches.steps_per_epoch
         if epochs:
             self.total = epochs * per_epoch
-        began, timed = time.monotonic() - self.spent_s, None
+        began, timed = self._clock_s() - self.spent_s, 0.0
         saved = time.monotonic()
         bar = tqdm(
             total=self.total or None,
@@ -146,21 +150,34 @@ class _Training:
             self._learn(per_epoch)
             bar.update()
             bar.set_postfix(loss=f"{self.running:.4f}", refresh=False)
-            self.spent_s = time.monotonic() - began
-            if not self.total:
-                if self.step == TIMED_STEPS[0]:
-                    timed = time.monotonic()
-                elif self.step >= TIMED_STEPS[1] and timed is not None:
-                    pace_s = (time.monotonic() - timed) / (self.step - TIMED_STEPS[0])
-                    self.total = self._agreed(self.step + (60 * (minutes or 0) - self.spent_s) / pace_s)
-                    bar.total = self.total
-            if self.step == self.total or self.step % per_epoch == 0:
-                self._end_epoch(per_epoch, on_epoch)
+            self.spent_s = self._clock_s() - began
+            if not self.total and self.step == TIMED_STEPS[0]:
+                timed = self.spent_s
+            elif not self.total and self.step == TIMED_STEPS[1]:
+                pace_s = (self.spent_s - timed) / (TIMED_STEPS[1] - TIMED_STEPS[0])
+                self.total = bar.total = self._agreed(self.step + (60 * (minutes or 0) - self.spent_s) / pace_s)
+            if self.step == self.total or self._is_due(per_epoch):
+                self._validate(per_epoch, on_epoch)
                 saved = time.monotonic()
-            elif time.monotonic() - saved > SAVE_EVERY_S and self.total and self.ranks.first:
+            if self.ranks.any(stop()):
+                if self.ranks.first:
+                    self._save()
+                break
+            if time.monotonic() - saved > SAVE_EVERY_S and self.total and self.ranks.first:
                 self._save()
                 saved = time.monotonic()
         bar.close()
+
+    def _is_due(self, per_epoch: int) -> bool:
+        """Whether it is time to validate."""
+        often = self.recipe.validation_steps
+        return self.step % per_epoch == 0 or (often > 0 and self.step % often == 0)
+
+    def _clock_s(self) -> float:
+        """Seconds of computing."""
+        if self.device.type == "cuda":
+            return time.monotonic()
+        return time.process_time() / torch.get_num_threads()
 
     def _learn(self, per_epoch: int) -> None:
         """One step."""
@@ -184,7 +201,7 @@ class _Training:
                 for mean, value in zip(self.kept.parameters(), self.model.parameters(), strict=True):
                     mean.lerp_(value, 1 - decay)
 
-    def _end_epoch(self, per_epoch: int, on_epoch) -> None:
+    def _validate(self, per_epoch: int, on_epoch) -> None:
         """Validate, and write what there is."""
         judged = self.kept if self.recipe.averaging else self.model
         found = pair_errors(judged, self.held_out, self.device)
