@@ -82,6 +82,12 @@ class EdgeSettings(Section):
     kept_patches_mb: int = Field(default=512, ge=1, le=65536)
 
 
+class LearningSettings(Section):
+    """The gate before the model store, which is ``edge.model``: the mean gain that is asked of a new model."""
+
+    gate_margin: float = Field(default=0.01, ge=0, le=1)
+
+
 class CatalogSettings(Section):
     """Tiled: an address, or (empty) no catalog. The key comes from a file, never from the settings."""
 
@@ -105,6 +111,7 @@ class Settings(Section):
     geometry: GeometrySettings = GeometrySettings()
     probe: ProbeSettings = ProbeSettings()
     edge: EdgeSettings = EdgeSettings()
+    learning: LearningSettings = LearningSettings()
     catalog: CatalogSettings = CatalogSettings()
     scan: ScanSettings = ScanSettings()
 

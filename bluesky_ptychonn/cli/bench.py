@@ -3,6 +3,7 @@
     bluesky-ptychonn bench stream --size 128 --fps 1000 --seconds 30 --json stream.json
     bluesky-ptychonn bench phase-retrieval --json retrieval.json
     bluesky-ptychonn bench phase-retrieval --source star.npz --modes 1 2
+    bluesky-ptychonn bench learning --json learning.json
 
 `stream` runs the whole chain: the detector IOC in its own process sends frames of a simulated sample at the rate asked
 for, the edge turns them into phase and stitches them. It fails if a frame is lost, shed or unpaired; never for speed.
@@ -10,6 +11,9 @@ for, the edge turns them into phase and stitches them. It fails if a frame is lo
 `phase-retrieval` runs every method on one simulated scan, from the exact probe and from one 11 % wrong in defocus, and
 compares with the truth: likeness (SSIM) against time, resolution, errors. With --source it runs on a recorded scan,
 where the error on frames that took no part is what can be asked.
+
+`learning` measures the models that come with the package, and others given by --model, against the frozen test sets and
+on a real Siemens star, in ten minutes.
 """
 
 import argparse
@@ -24,7 +28,7 @@ STEP_UM = 0.088
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from bluesky_ptychonn.cli import bench_retrieval, bench_training, bench_tuning
+    from bluesky_ptychonn.cli import bench_learning, bench_retrieval, bench_training, bench_tuning
 
     cases = parser.add_subparsers(dest="case", required=True, metavar="stream|phase-retrieval")
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retrieval = cases.add_parser("phase-retrieval", help="every method of phase retrieval: quality and time")
     bench_retrieval.add_arguments(retrieval)
     retrieval.set_defaults(measure=bench_retrieval.run)
+    learning = cases.add_parser("learning", help="the models on the frozen test sets and on a real star")
+    bench_learning.add_arguments(learning)
+    learning.set_defaults(measure=bench_learning.run)
     training = cases.add_parser("training", help="networks and recipes against computing time and training pairs")
     bench_training.add_arguments(training)
     training.set_defaults(measure=bench_training.run)

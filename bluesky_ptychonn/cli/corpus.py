@@ -15,9 +15,11 @@ Frames and places are paired by their triggers, and the patterns must be those t
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`reconstruct` takes them, and change nothing.",
     )
     add.set_defaults(act=_add)
-    show = actions.add_parser("list", help="the shards, their sum, and the hash of the snapshot")
+    show = actions.add_parser(
+        "list",
+        help="the shards, their sum, and the hash of the snapshot",
+        description="Show the shards, their sum, and the hash of the snapshot: what a training says it learned from.",
+    )
     show.add_argument("--json", type=Path, metavar="FILE", help="write the table here")
     show.set_defaults(act=_list)
-    verify = actions.add_parser("verify", help="read every byte and compare the hashes")
+    verify = actions.add_parser(
+        "verify",
+        help="read every byte and compare the hashes",
+        description="Read every byte and compare the hashes. What is harmed is told with its reason, the rest is read "
+        "all the same; exit status 1 then.",
+    )
     verify.set_defaults(act=_verify)
     for action in (simulate, add, show, verify):
         action.add_argument("corpus", type=Path, metavar="CORPUS", help="its folder")
@@ -92,10 +103,10 @@ def _simulate(options: argparse.Namespace) -> int:
                 "another --seed"
             )
     _remove_leftovers(options.corpus)
-    for run, number in tqdm(runs.items(), desc="scans", unit="scan"):
-        if run not in there:
-            for _ in add_simulated(corpus, range(number, number + 1), options.frames, options.seed):
-                pass
+    with _told_if_full(options.corpus):
+        for run, number in tqdm(runs.items(), desc="scans", unit="scan"):
+            if run not in there:
+                list(add_simulated(corpus, range(number, number + 1), options.frames, options.seed))
     added = len(runs.keys() - there.keys())
     print(f"{options.corpus}: {added} scans of {options.frames} frames added, {len(runs) - added} were there")
     return 0
@@ -128,7 +139,8 @@ def _add(options: argparse.Namespace) -> int:
             f"{same_run[0].directory} to replace it"
         )
     word = "added" if shard is None else "was there"
-    shard = shard or corpus.add(labelled)
+    with _told_if_full(options.corpus):
+        shard = shard or corpus.add(labelled)
     _tell(shard, word)
     return 0
 
@@ -159,6 +171,18 @@ def _refuse_other_size(shards: "list[Shard]", n: int) -> None:
                 f"{shard.directory.parents[1]} holds patterns of {side} px, these have {n} px; choose another corpus, "
                 f"or patterns cut to {side} px (reconstruct --crop-px)"
             )
+
+
+@contextlib.contextmanager
+def _told_if_full(directory: Path) -> Iterator[None]:
+    """Say what to do where a shard cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(
+            f"{directory} cannot be written: {error}; free some space, or choose another folder; the shards that were "
+            "there are unchanged"
+        ) from error
 
 
 def _remove_leftovers(directory: Path) -> None:

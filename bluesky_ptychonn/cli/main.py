@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "measure: the whole chain at a frame rate, or phase retrieval",
     "corpus": "labelled scans to learn from: simulate, add, list, verify",
     "train": "train a network on a corpus, and make a model of it",
+    "models": "the model store: list, show, validate, publish through the gate, roll back, import",
     "settings": "check a settings file and show what is in force",
 }
 

@@ -4,8 +4,8 @@ For a pattern I, a probe P and an estimate t of the transmission, 1 around the p
 
     d = conj(t) conj(P) F^-1[ Psi (sqrt((I + 1) / (|Psi|^2 + 1)) - 1) ] / (|P|^2 + eps)
 
-the update of one ePIE step from t, turned into the estimate's own phase: to first order its real part is the missing log
-amplitude, its imaginary part the missing phase. One count is added to both intensities, so that dark pixels, where
+the update of one ePIE step from t, turned into the estimate's own phase: to first order its real part is the missing
+log amplitude, its imaginary part the missing phase. One count is added to both intensities, so that dark pixels, where
 single photons decide and the phase of Psi means nothing, neither pull hard nor on the average in one direction. Unlike
 the lift, which looks from a flat object, it also reads the pixels that only the object's own scattering reaches.
 
@@ -13,6 +13,8 @@ References
 ----------
 Maiden and Rodenburg, Ultramicroscopy 109, 1256 (2009), equations 3 to 6.
 """
+
+import math
 
 import numba
 import numpy as np
@@ -24,9 +26,11 @@ from bluesky_ptychonn.core.optics import far_field, near_field
 ONE_COUNT = 1.0
 """Added to measured and modelled counts."""
 
-
 LIGHT_DECADES = 3.0
 """Decades of photons per pixel that `light` maps on 0 to 1."""
+
+LARGEST_LOG = np.float32(80.0)
+"""Log amplitudes beyond it, either way, count as it: their square is still finite in single precision."""
 
 
 def light(probe: np.ndarray, patch_px: int) -> np.ndarray:
@@ -151,7 +155,9 @@ class FastProjection:
                 f"(B, {n}, {n}) and (B, 2, {h}, {h})"
             )
         if patterns.dtype.kind != "u" or estimate.dtype != np.float32:
-            raise ValueError(f"patterns are {patterns.dtype}, estimates {estimate.dtype}; give unsigned counts, float32")
+            raise ValueError(
+                f"patterns are {patterns.dtype}, estimates {estimate.dtype}; give unsigned counts, float32"
+            )
         if out is None:
             out = np.empty((frames, 2, h, h), np.float32)
         inside, wave = np.empty((frames, h, h), np.complex64), np.empty((frames, n, n), np.complex64)
@@ -178,9 +184,8 @@ def _fft(transform, wave: np.ndarray, axis: int) -> None:
 _LOG2_E, _LN2_HIGH, _LN2_LOW = np.float32(1 / np.log(2)), np.float32(0.693359375), np.float32(-2.12194440e-4)
 _1_PI, _PI_HIGH, _PI_LOW = np.float32(1 / np.pi), np.float32(3.140625), np.float32(np.pi - 3.140625)
 _HALF, _1, _2 = np.float32(0.5), np.float32(1), np.float32(2)
-_E3, _E4, _E5, _E6 = (np.float32(1 / value) for value in (6, 24, 120, 720))
-_E7, _E8, _E9, _E10, _E11 = (np.float32(1 / value) for value in (5040, 40320, 362880, 3628800, 39916800))
-LARGEST_LOG = np.float32(80.0)
+_E3, _E4, _E5, _E6 = (np.float32(1 / math.factorial(k)) for k in range(3, 7))
+_E7, _E8, _E9, _E10, _E11 = (np.float32(1 / math.factorial(k)) for k in range(7, 12))
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})

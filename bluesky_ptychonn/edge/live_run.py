@@ -172,7 +172,7 @@ class LiveRun:
             return False
         self.intensity_scale = counts
         self.message_text = ""
-        reference = self.engine.card.reference_counts if self.engine.card else counts
+        reference = (self.engine.card and self.engine.card.reference_counts) or counts
         if not 1 / SCALE_FACTOR <= counts / reference <= SCALE_FACTOR:
             self.message_text = (
                 f"{counts:.3g} counts per frame where the model knows about {reference:.3g}: expect a poor image; "

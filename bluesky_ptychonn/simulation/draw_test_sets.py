@@ -43,7 +43,7 @@ def draw_letters(side_px: int, rng: np.random.Generator) -> np.ndarray:
     cells = int(np.ceil(side_px / PITCH_PX))
     for row, column in np.ndindex(cells, cells):
         letter = LETTERS[rng.integers(len(LETTERS))]
-        outlines = [outline[:, ::-1] * [-1, 1] for outline in TextPath((0, 0), letter, 100, prop=font).to_polygons()]
+        outlines = [np.asarray(o)[:, ::-1] * [-1, 1] for o in TextPath((0, 0), letter, 100, prop=font).to_polygons()]
         low, high = (bound([bound(o, axis=0) for o in outlines], axis=0) for bound in (np.min, np.max))
         scale = rng.uniform(*HEIGHTS_PX) / (high[0] - low[0])
         centre_px = (np.array([row, column]) + 0.5) * PITCH_PX + rng.uniform(-JITTER_PX, JITTER_PX, 2)

@@ -27,7 +27,7 @@ FIELD_UM = 2.74
 """Side of the scanned field."""
 BATCH = 32
 MANY_PHOTONS = 12.0
-"""Expected counts from which on a smooth formula gives the Poisson distribution's quantiles to a count in 100 pixels."""
+"""Expected counts from which on a smooth formula gives Poisson quantiles, wrong by a count in 1 of 100 pixels."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def load_test_set(name: str, folder: Path = FOLDER) -> TestSet:
     found = hashlib.sha256(file).hexdigest()
     if found != SHA256[name]:
         raise ValueError(
-            f"{folder / name}.npz has SHA-256 {found[:12]}..., the frozen test set {SHA256[name][:12]}...; figures of a "
-            "changed file compare with no others; install the package anew"
+            f"{folder / name}.npz has SHA-256 {found[:12]}..., the frozen test set {SHA256[name][:12]}...; figures of "
+            "a changed file compare with no others; install the package anew"
         )
     with np.load(io.BytesIO(file), allow_pickle=False) as held:
         depth = held["depth"].astype(np.float64) / 255
@@ -173,12 +173,12 @@ def scan_of(
     patterns = np.empty((len(positions_um), *probe.shape), np.uint32)
     for first in range(0, len(positions_um), BATCH):
         batch = slice(first, first + BATCH)
-        patterns[batch] = poisson(intensities(test_set.object_, scaled, positions_um[batch] / test_set.pixel_size_um), rng)
+        patterns[batch] = poisson(
+            intensities(test_set.object_, scaled, positions_um[batch] / test_set.pixel_size_um), rng
+        )
     if patterns.max() < no_data(np.uint16):
         patterns = patterns.astype(np.uint16)
-    return TestScan(
-        patterns, positions_um, test_set.pixel_size_um, step_um, 1 - step_um / diameter_um, float(photons)
-    )
+    return TestScan(patterns, positions_um, test_set.pixel_size_um, step_um, 1 - step_um / diameter_um, float(photons))
 
 
 def poisson(expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from simulated_scan import GEOMETRY, Truth
 from bluesky_ptychonn.core.lift import lift
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.optics import intensities, with_counts, zone_plate_probe
-from bluesky_ptychonn.core.reconstruction import Reconstruction, RetrievalReport
+from bluesky_ptychonn.core.reconstruction import Reconstruction
 from bluesky_ptychonn.core.scan_data import ScanData
 from bluesky_ptychonn.io.model_store import sha256_of, write_card
 from bluesky_ptychonn.training.retrieval.field import light_on
@@ -76,7 +76,7 @@ def golden_pair(gain: float) -> bytes:
     return buffer.getvalue()
 
 
-def true_reconstruction(scan: ScanData, truth: Truth, *, trusted: bool | None = None, **changes) -> Reconstruction:
+def true_reconstruction(scan: ScanData, truth: Truth, **changes) -> Reconstruction:
     """What phase retrieval would give at its very best: the simulated object on its own pixels."""
     probe = scan.probe[None]
     held_out = np.zeros(len(scan.patterns), bool)
@@ -93,8 +93,4 @@ def true_reconstruction(scan: ScanData, truth: Truth, *, trusted: bool | None = 
         "errors_heldout": np.array([0.01]),
         "provenance": scan.provenance,
     }
-    if trusted is not None:
-        figures = dict.fromkeys(("error", "error_heldout", "error_blank", "error_noise", "covered_fraction"), 0.1)
-        rest = {"frc_cycles_per_px": None, "frc_nm": None, "overlap_ratio": 0.9, "photons_per_frame": 1e6}
-        values["report"] = RetrievalReport(trusted, "as the test has it", **figures, **rest)
     return Reconstruction(**{**values, **changes})

@@ -1,9 +1,10 @@
 """The gate before the model store: a candidate goes live only if it is unharmed and better than what is live.
 
 Held-out scans are the evidence. On each the candidate gains something or loses it: the difference of the SSIM with the
-reconstruction, or, where there is none that is trusted, the share by which the residual falls. The mean gain must reach
-the margin, and no scan may lose more than `LARGEST_LOSS`: a model that is better on the mean must not be bought with a
-sample on which the live image becomes worse. What is refused is kept beside the versions, with the reason.
+reconstruction, or, where there is none that is trusted, the share by which the residual falls. The mean gain in SSIM
+must reach the margin; where no scan has a reconstruction, that in residual. No scan may lose more than `LARGEST_LOSS`:
+a model that is better on the mean must not be bought with a sample on which the live image becomes worse. What is
+refused is kept beside the versions, with the reason.
 """
 
 import math
@@ -30,7 +31,11 @@ from bluesky_ptychonn.training.learning.validate import Validation, validate
 MARGIN = 0.01
 """Mean gain from which on a candidate is better."""
 LARGEST_LOSS = 0.02
-"""Loss on one scan that is allowed."""
+"""Loss on one scan that is allowed: four times what counting noise changes, a fifth of a mismatch.
+
+Between repetitions of one simulated scan of 225 frames of 1e4 to 1e6 photons, the SSIM of a network's image has a
+standard deviation of 0.0008 to 0.005, the residual one of 0.15 to 0.3 %.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def gate(
     margin: float = MARGIN,
     learned_runs: Collection[str] = (),
     open_: Callable[[Path], Engine] = open_on_cpu,
-    on_step: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[str], object] = lambda text: None,
 ) -> Decision:
     """Judge a candidate and publish it or keep it as refused.
 
@@ -84,7 +89,7 @@ def gate(
     held_out : iterable of (ScanData, Reconstruction or None)
         Scans of which no frame was learned from. A reconstruction that is not trusted is left aside.
     margin : float
-        Mean gain that is asked.
+        Mean gain that is asked, in SSIM or as a share of the residual.
     learned_runs : collection of str
         Runs in the candidate's corpus (`corpus.Shard.run`); such a scan is no evidence.
     open_ : callable
@@ -112,7 +117,9 @@ def gate(
     terms = {"margin": margin, "largest_loss": LARGEST_LOSS, "against": live}
     figures: list[dict[str, Any]] = []
     try:
-        model, engine = open_model(candidate), open_(candidate)
+        model = open_model(candidate)
+        files = _files(model)
+        engine = open_(candidate)
         for scan, reconstruction in held_out:
             found = _judged(engine, live_engine, scan, reconstruction, learned_runs)
             figures.append(found)
@@ -123,9 +130,8 @@ def gate(
     if not verdict:
         return _refused(store, candidate, {"published": False, "reason": reason, **terms, "figures": figures})
     validation = {"reason": reason, **terms, **_means(figures), "engine": engine.name, "scans": figures}
-    version = publish(
-        store, replace(model.card, training={**model.card.training, "validation": validation}), _files(model)
-    )
+    card = replace(model.card, training={**model.card.training, "validation": validation})
+    version = publish(store, card, files)
     return Decision(True, version, reason, figures)
 
 
@@ -159,10 +165,10 @@ def _judged(
     before, why_not = None, None
     if live is not None:
         try:
-            before = validate(live, scan, truth)
+            before = _on(about["scan"], live, scan, truth)
         except EngineMismatch as error:
             why_not = str(error)
-    after = validate(engine, scan, truth)
+    after = _on(about["scan"], engine, scan, truth)
     own = after.as_figures()
     bad = [name for name, value in own.items() if isinstance(value, float) and not math.isfinite(value)]
     if bad:
@@ -171,6 +177,16 @@ def _judged(
     told_of_live = {f"live_{name}": getattr(before, name, None) for name in ("ssim", "residual")}
     gain = None if before is None else _gain(after, before)
     return {**about, "judged_by": by, "gain": gain, **own, **told_of_live, "live_skipped": why_not}
+
+
+def _on(name: str, engine: Engine, scan: ScanData, truth: Reconstruction | None) -> Validation:
+    """Validate; what goes wrong is told with the name of the scan."""
+    try:
+        return validate(engine, scan, truth)
+    except EngineMismatch as error:
+        raise EngineMismatch(f"{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _gain(after: Validation, before: Validation) -> float:
@@ -187,35 +203,40 @@ def _verdict(figures: Sequence[Mapping[str, Any]], live: str, margin: float) -> 
     if not evidence:
         learned = "; the candidate learned from those that were given" if figures else ""
         return False, f"there is no held-out scan to compare it with version {live} on{learned}; give other scans"
-    gains = {entry["scan"]: entry["gain"] for entry in evidence if entry["gain"] is not None}
+    gains = _gains(evidence)
     if not gains:
         return True, f"version {live} can do none of the {len(evidence)} held-out scans"
-    mean = sum(gains.values()) / len(gains)
-    worst = min(gains, key=gains.__getitem__)
-    scans = "1 held-out scan" if len(gains) == 1 else f"{len(gains)} held-out scans"
-    if mean < margin:
-        return False, f"the mean gain over version {live} is {mean:+.4f} on {scans}; at least {margin:g} is asked"
-    if gains[worst] < -LARGEST_LOSS:
-        return False, f"{worst} loses {-gains[worst]:.4f} against version {live}; at most {LARGEST_LOSS:g} is allowed"
-    return True, f"the mean gain over version {live} is {mean:+.4f} on {scans}; {margin:g} was asked"
+    mean = sum(gains) / len(gains)
+    worst, where = min((entry["gain"], entry["scan"]) for entry in evidence if entry["gain"] is not None)
+    found = f"the mean gain over version {live} is {mean:+.4f} on {len(gains)} held-out scan{'s' * (len(gains) > 1)}"
+    if not mean >= margin:
+        return False, f"{found}; at least {margin:g} is asked"
+    if not worst >= -LARGEST_LOSS:
+        return False, f"{where} loses {-worst:.4f} against version {live}; at most {LARGEST_LOSS:g} is allowed"
+    return True, f"{found}; {margin:g} was asked"
+
+
+def _gains(figures: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Gains whose mean decides: those in SSIM, or in residual where there are no others."""
+    gains: dict[str, list[float]] = {"ssim": [], "residual": []}
+    for entry in figures:
+        if entry.get("gain") is not None:
+            gains[entry["judged_by"]].append(entry["gain"])
+    return gains["ssim"] or gains["residual"]
 
 
 def _means(figures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the scans which have a figure."""
-    means = {}
-    for name in ("gain", "ssim", "residual"):
-        values = [entry[name] for entry in figures if entry.get(name) is not None]
-        if values:
-            means[name] = sum(values) / len(values)
-    return means
+    """Mean gain, SSIM and residual, as far as there are some."""
+    values = {name: [entry[name] for entry in figures if entry.get(name) is not None] for name in ("ssim", "residual")}
+    return {name: sum(some) / len(some) for name, some in {"gain": _gains(figures), **values}.items() if some}
 
 
 def _files(model: StoredModel) -> dict[str, bytes]:
-    """Files of a candidate, which must still be those that were judged."""
+    """Files of a candidate as they are judged; what happens to its folder meanwhile does not matter."""
     files = {name: (model.directory / name).read_bytes() for name in model.card.files}
     for name, data in files.items():
         if sha256_of(data) != model.card.files[name]:
-            raise EngineMismatch(f"{model.directory / name} was changed while it was judged; offer the candidate again")
+            raise EngineMismatch(f"{model.directory / name} changes while it is read; offer the candidate again")
     return files
 
 

@@ -73,19 +73,22 @@ def pair_errors(network: torch.nn.Module, batches: Sequence[Batch], device: torc
     Returns
     -------
     dict
-        ``mae_rad`` and ``mae_offset_free_rad`` (each patch's own constant removed), and the same for a phase of 0.
+        ``mae_rad`` and ``mae_offset_free_rad`` (each patch's own constant removed), the same for a phase of 0, and
+        ``mae_guess_rad`` of the first estimate: of a network of two steps, whether the first one does its part.
     """
-    sums, frames = np.zeros(4), 0
+    sums, frames = np.zeros(5), 0
     network.eval()
     with torch.no_grad():
         for batch in (b.to(device) for b in batches):
-            phase = network(batch.patterns, batch.valid, batch.probe)[-1][:, 1]
+            estimates = network(batch.patterns, batch.valid, batch.probe)
+            guess, phase = estimates[0][:, 1], estimates[-1][:, 1]
             label, weight = (physics.centre(x, phase.shape[-1]) for x in (batch.labels[:, 1], batch.weight))
-            found = (*errors(phase, label, weight), *errors(torch.zeros_like(label), label, weight))
+            nothing = errors(torch.zeros_like(label), label, weight)
+            found = (*errors(phase, label, weight), *nothing, errors(guess, label, weight)[0])
             sums += [float(error.sum()) for error in found]
             frames += len(phase)
     network.train()
-    names = ("mae_rad", "mae_offset_free_rad", "mae_of_nothing_rad", "mae_of_nothing_offset_free_rad")
+    names = ("mae_rad", "mae_offset_free_rad", "mae_of_nothing_rad", "mae_of_nothing_offset_free_rad", "mae_guess_rad")
     return {name: round(float(value), 5) for name, value in zip(names, sums / max(frames, 1), strict=True)}
 
 

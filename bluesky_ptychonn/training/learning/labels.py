@@ -43,7 +43,7 @@ CLEAR = 2.0
 """Height of a peak, in units of the same weight spread evenly over the phases that there are, from which on it is
 clear; a normal distribution has 1.7."""
 COMPARABLE = 0.5
-"""Height of another peak, in units of the highest, from which on it can be the background."""
+"""Height of another peak, in units of the highest, from which on it may be the background."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def background_of(object_: np.ndarray, known: np.ndarray) -> Background:
     low, high = (ahead[order][np.searchsorted(share, part)] for part in (0.025, 0.975))
     spread = 0.95 / max(high - low, width)
     tops = (density > np.roll(density, 1)) & (density >= np.roll(density, -1))
-    candidates = np.flatnonzero(tops & (density >= max(COMPARABLE * density.max(), CLEAR * spread)))
-    if not len(candidates):
+    candidates = np.flatnonzero(tops & (density >= COMPARABLE * density.max()))
+    if density.max() < CLEAR * spread:
         return Background(mean, float(np.median(np.abs(values))), "mean")
     peak = edges[candidates.max()] + width / 2
     near = np.abs(ahead - peak) < 2 * BLUR_RAD
@@ -256,8 +256,8 @@ def _refuse_unexplained(
     if error > allowed:
         raise ValueError(
             f"the reconstruction does not explain these patterns: the error is {error:.3g}, it was {report.error:.3g} "
-            f"when it was judged, and at most {allowed:.3g} is allowed; read the scan with the orientation and the beam "
-            "centre with which it was reconstructed"
+            f"when it was judged, and at most {allowed:.3g} is allowed; read the scan with the orientation and beam "
+            "centre of the reconstruction"
         )
 
 
@@ -266,7 +266,8 @@ def _cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels (B, 2, n, n) float16 and how well they are known (B, n, n) uint8, pixel n/2 at each position."""
     flat = object_ / (background.amplitude * np.exp(1j * background.phase_rad))
-    spline = ndimage.spline_filter(np.where(known > 0, flat, 1).astype(np.complex64), 3, output=np.complex64)
+    flat = np.where(known > 0, flat, 1)
+    spline = (ndimage.spline_filter(flat.real) + 1j * ndimage.spline_filter(flat.imag)).astype(np.complex64)
     labels = np.empty((len(positions_px), 2, n, n), np.float16)
     seen = np.empty((len(positions_px), n, n), np.uint8)
     for row, corner_px in enumerate(positions_px - n // 2):
@@ -296,8 +297,5 @@ def _about(scan: ScanData, reconstruction: Reconstruction, report: RetrievalRepo
         "frc_cycles_per_px": report.frc_cycles_per_px,
         "frc_nm": report.frc_nm,
     }
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in known.items()
-        if value is not None
-    }
+    known = {name: value for name, value in known.items() if value is not None}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}

@@ -5,6 +5,8 @@ from torch import nn
 
 STRIDE = 16
 """Sides of patches are multiples of this, px."""
+LARGEST = 4.0
+"""Input values are cut here: a few photons under the rim of a probe make lifts of any size, which mean nothing."""
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
@@ -12,7 +14,11 @@ def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Con
 
 
 class _Pair(nn.Module):
-    """Two convolutions with ReLU, the second one added to the first."""
+    """A convolution with ReLU, and a second one added to it.
+
+    No ReLU after the sum: where it shut for every pixel, as large steps early in a training may bring about, no gradient
+    would open it again.
+    """
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
@@ -21,7 +27,7 @@ class _Pair(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.first(x))
-        return torch.relu(x + self.second(x))
+        return x + self.second(x)
 
 
 class PatchNetwork(nn.Module):
@@ -55,7 +61,7 @@ class PatchNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, channels_in, h, w) to (B, channels_out, h, w)."""
-        fine = self.down0(self.unshuffle(images))
+        fine = self.down0(self.unshuffle(images.clamp(-LARGEST, LARGEST)))
         middle = self.down1(self.pool(fine))
         coarse = self.down2(self.pool(middle))
         middle = self.up1(middle + self.up(self.narrow1(coarse)))

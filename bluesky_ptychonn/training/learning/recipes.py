@@ -57,7 +57,7 @@ class Recipe:
     high_rate: float = 2e-3
     weight_decay: float = 1e-4
     averaging: float = 0.999
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(True, 0.15, 0.15))
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(True, 0.15, 0.05))
     held_out: str = "scan"
     validation_share: float = 0.05
     validation_steps: int = 0

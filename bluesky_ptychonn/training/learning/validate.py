@@ -4,31 +4,20 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
-from skimage.registration import phase_cross_correlation
-from skimage.restoration import unwrap_phase
 
 from bluesky_ptychonn.core.frames import no_data
-from bluesky_ptychonn.core.frc import SMALLEST_PX, fourier_ring_correlation, resolution
-from bluesky_ptychonn.core.metrics import Removal, compare_phase, covered_region
 from bluesky_ptychonn.core.optics import PROBE_FRAMES, far_field, intensities, measured_probe
 from bluesky_ptychonn.core.protocols import Engine, EngineMismatch
 from bluesky_ptychonn.core.reconstruction import Reconstruction
 from bluesky_ptychonn.core.scan_data import ScanData
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.engines.offline import stitch_scan
-from bluesky_ptychonn.training.retrieval.field import WELL_COVERED
+from bluesky_ptychonn.training.learning.likeness import likeness
 
-REMOVED: tuple[Removal, ...] = ("constant", "ramp", "shift")
-"""What a stitched image and a reconstruction cannot know of each other's phase."""
-SPAN = (0.1, 99.9)
-"""Percentiles of the reconstruction's phase between which the range of the SSIM lies: no astray pixel stretches it."""
 SAME = 0.02
 """Relative difference of pixel sizes and energies up to which they are the same."""
 CHUNK_PX = 1 << 21
 """Pixels of patterns that are modelled at once."""
-SHIFT_PARTS = 20
-"""Parts of a pixel in which a shift is found before rings are compared."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +35,8 @@ class Validation:
     residual_blank : float
         The same for a flat object: what there was to explain.
     ssim, mae_rad, correlation, data_range : float, optional
-        `core.metrics.compare_phase` with the reconstruction on its well covered field, `REMOVED` being removed; these
-        and what follows are None where there is no reconstruction.
+        `core.metrics.compare_phase` with the reconstruction on its well covered field, see `likeness`; these and what
+        follows are None where there is no reconstruction.
     frc_cycles_per_px : float, optional
         Frequency at which the ring correlation with the reconstruction falls below 0.5; 0.5 if it never does.
     removed, region : str, optional
@@ -55,7 +44,7 @@ class Validation:
     image : (H, W) float
         Stitched phase, rad: that region without what was removed, or all of it, NaN where nothing was seen.
     reference : (H, W) float, optional
-        Phase of the reconstruction in that region, rad.
+        Phase of the reconstruction in that region without mean and ramp, rad.
     """
 
     engine: str
@@ -144,7 +133,7 @@ def validate(
         return Validation(**judged, image=phase)
     top, left = (-low).astype(int)
     inside = slice(top, top + shape[0]), slice(left, left + shape[1])
-    return Validation(**judged, **_compared(phase[inside], coverage[inside], reconstruction))
+    return Validation(**judged, **likeness(phase[inside], coverage[inside], reconstruction))
 
 
 def residual_of(phase: np.ndarray | None, patterns: np.ndarray, centres_px: np.ndarray, probe: np.ndarray) -> float:
@@ -253,42 +242,3 @@ def _places_px(scan: ScanData, reconstruction: Reconstruction) -> np.ndarray:
     rows, moved = np.array(found).T
     places_px[rows] = reconstruction.positions_px[moved]
     return places_px
-
-
-def _compared(phase: np.ndarray, coverage: np.ndarray, reconstruction: Reconstruction) -> dict[str, Any]:
-    """Comparison of a stitched phase (H, W) with the reconstruction whose pixels it has."""
-    seen = (coverage > 0) & np.isfinite(reconstruction.object_)
-    box = covered_region(np.where(seen, reconstruction.coverage, 0), WELL_COVERED)
-    reference = np.zeros(phase.shape)
-    reference[box] = _unwrapped(reconstruction.object_[box])
-    low, high = np.percentile(reference[box], SPAN)
-    compared = compare_phase(phase, reference, remove=REMOVED, data_range=float(high - low) or 1.0, region=box)
-    image = _laid_onto(phase[box].astype(np.float64), reference[box])
-    frc = None
-    if min(image.shape) >= SMALLEST_PX:
-        frc = resolution(*fourier_ring_correlation(image, reference[box]))
-    return {**compared.as_figures(), "frc_cycles_per_px": frc, "image": image, "reference": reference[box]}
-
-
-def _unwrapped(object_: np.ndarray) -> np.ndarray:
-    """Phase about its mean, rad, without jumps of a whole turn."""
-    phase = np.angle(object_ * np.conj(np.sum(object_)))
-    if all(np.abs(np.diff(phase, axis=axis)).max() <= np.pi for axis in (0, 1)):
-        return phase
-    return np.asarray(unwrap_phase(phase))
-
-
-def _laid_onto(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """An image (H, W) without the constant, ramp and shift by which it differs from a reference."""
-    window = np.outer(*(np.hanning(side) for side in image.shape))
-    shift_px = phase_cross_correlation(
-        window * (reference - reference.mean()),
-        window * (image - image.mean()),
-        upsample_factor=SHIFT_PARTS,
-        normalization=None,  # type: ignore[arg-type]
-    )[0]
-    moved = ndimage.shift(image, shift_px, order=3, mode="nearest")
-    y, x = np.indices(image.shape)
-    basis = np.stack([np.ones(image.size), y.ravel(), x.ravel()], axis=1)
-    plane = np.linalg.lstsq(basis, (moved - reference).ravel(), rcond=None)[0]
-    return moved - (basis @ plane).reshape(image.shape)
