@@ -226,4 +226,4 @@ def _step_um(points: int | None, overlap_ratio: float | None, diameter_um: float
     n = np.arange(2 * points + 16)
     r, angle = np.sqrt(n / np.pi), n * GOLDEN_ANGLE_RAD  # the spiral of step 1
     reach = np.sort(np.maximum(np.abs(r * np.sin(angle)), np.abs(r * np.cos(angle))))
-    return FIELD_UM / (reach[points - 1] + reach[points])
+    return float(FIELD_UM / (reach[points - 1] + reach[points]))

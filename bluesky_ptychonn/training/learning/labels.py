@@ -1,17 +1,11 @@
 """Labels from a reconstruction: the object around each position, as what a network shall learn to see.
 
-What is removed. A reconstruction knows its phase up to a constant, and its amplitude up to a factor that the probe can
-take. One of each is removed from a whole scan, never from single patches, so that neighbours agree. Simulated objects
-have a background of phase 0 and amplitude 1; the background is therefore looked for in the histogram of the phase,
-weighted by how well each pixel is known. Where the histogram has a clear peak, the peak is the background; of several
-that are about as high, the one furthest ahead in phase, because matter retards it. Its middle goes to phase 0, and the
-median amplitude of its pixels to 1. A sample without one, such as slow hills, loses its circular mean and its median.
-Nothing else is removed: no slope, because phase retrieval keeps the cone of the probe where it started, and with it
-the slope of the object.
+What is removed from the object, once for a whole scan and nothing else: the phase, the slope and the amplitude of its
+background, see `background`. The slope goes to the probe, so that a pattern, its label and the probe still agree.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +15,7 @@ from bluesky_ptychonn.core.frames import no_data
 from bluesky_ptychonn.core.optics import counts_of, intensities, with_counts
 from bluesky_ptychonn.core.reconstruction import Reconstruction, RetrievalReport
 from bluesky_ptychonn.core.scan_data import ScanData
+from bluesky_ptychonn.training.learning.background import background_of
 from bluesky_ptychonn.training.learning.corpus import LabelledScan
 from bluesky_ptychonn.training.retrieval.field import WELL_COVERED
 
@@ -34,32 +29,6 @@ FAINTEST = 0.05
 """Least amplitude of a label, in units of the background."""
 ASKED = 64
 """Frames that are asked whether the reconstruction explains them."""
-EVENED_PX = 1.0
-"""Standard deviation by which the object is smoothed, against its noise, before its background is looked for."""
-BINS = 256
-BLUR_RAD = 0.04
-"""Standard deviation by which the histogram of the phase is smoothed."""
-CLEAR = 2.0
-"""Height of a peak, in units of the same weight spread evenly over the phases that there are, from which on it is
-clear; a normal distribution has 1.7."""
-COMPARABLE = 0.5
-"""Height of another peak, in units of the highest, from which on it may be the background."""
-
-
-@dataclass(frozen=True)
-class Background:
-    """What is removed from the object of a scan.
-
-    Parameters
-    ----------
-    phase_rad, amplitude : float
-    found : {"peak", "mean"}
-        Whether the background was found, or a mean had to do.
-    """
-
-    phase_rad: float
-    amplitude: float
-    found: str
 
 
 def label_scan(
@@ -90,7 +59,7 @@ def label_scan(
     LabelledScan
         Pixel n/2 of each label lies at the position; the object is interpolated between pixels by cubic splines. Labels
         are 0 where nothing is known, ``seen`` falls smoothly to 0 there. The probe is the brightest mode, scaled to the
-        counts per frame.
+        counts per frame, with the slope that the object has lost.
 
     Raises
     ------
@@ -104,8 +73,9 @@ def label_scan(
     _refuse_unexplained(patterns, positions_px, reconstruction, report)
     known = how_well_known(reconstruction)
     background = background_of(reconstruction.object_, known)
-    labels, seen = _cut(reconstruction.object_, known, background, positions_px, patterns.shape[-1])
-    probe = reconstruction.probe[0]
+    level = np.where(known > 0, background.removed_from(reconstruction.object_), 1)
+    labels, seen = _cut(level, known, positions_px, patterns.shape[-1])
+    probe = background.given_to(reconstruction.probe[0])
     light = np.abs(probe) ** 2 / np.sum(np.abs(probe) ** 2, dtype=np.float64)
     kept = np.tensordot(seen, light, axes=2) >= 255 * LEAST_SEEN
     if not kept.any():
@@ -161,47 +131,6 @@ def how_well_known(reconstruction: Reconstruction) -> np.ndarray:
     usual = max(float(np.percentile(coverage[y, x], 90)), 1e-30)
     part = np.clip((coverage / usual - UNKNOWN) / (WELL_COVERED - UNKNOWN), 0, 1)
     return np.where(np.isfinite(reconstruction.object_), part**2 * (3 - 2 * part), 0).astype(np.float32)
-
-
-def background_of(object_: np.ndarray, known: np.ndarray) -> Background:
-    """Find the background of an object, or else its mean.
-
-    Parameters
-    ----------
-    object_ : (H, W) complex
-    known : (H, W) float
-        Weight of each pixel, from 0 to 1; only pixels of at least 0.5 are asked.
-
-    Examples
-    --------
-    >>> object_ = np.full((64, 64), 2j)
-    >>> object_[10:40, 10:40] *= 0.9 * np.exp(-0.6j)
-    >>> found = background_of(object_, np.ones((64, 64)))
-    >>> round(found.phase_rad, 2), round(found.amplitude, 2), found.found
-    (1.57, 2.0, 'peak')
-    """
-    asked = known >= 0.5
-    lit = np.where(known > 0, object_, 0) * known
-    even = ndimage.gaussian_filter(lit, EVENED_PX) / np.maximum(ndimage.gaussian_filter(known, EVENED_PX), 1e-6)
-    values, weights = even[asked], known[asked].astype(np.float64)
-    mean = float(np.angle(np.sum(weights * np.exp(1j * np.angle(values)))))
-    ahead = np.angle(values * np.exp(-1j * mean))
-    density, edges = np.histogram(ahead, BINS, (-np.pi, np.pi), weights=weights / weights.sum())
-    width = edges[1] - edges[0]
-    density = ndimage.gaussian_filter1d(density / width, BLUR_RAD / width, mode="wrap")
-    order = np.argsort(ahead)
-    share = np.cumsum(weights[order]) / weights.sum()
-    low, high = (ahead[order][np.searchsorted(share, part)] for part in (0.025, 0.975))
-    spread = 0.95 / max(high - low, width)
-    tops = (density > np.roll(density, 1)) & (density >= np.roll(density, -1))
-    candidates = np.flatnonzero(tops & (density >= COMPARABLE * density.max()))
-    if density.max() < CLEAR * spread:
-        return Background(mean, float(np.median(np.abs(values))), "mean")
-    peak = edges[candidates.max()] + width / 2
-    near = np.abs(ahead - peak) < 2 * BLUR_RAD
-    peak += np.angle(np.sum(weights[near] * np.exp(1j * (ahead[near] - peak))))
-    phase_rad = float(np.angle(np.exp(1j * (mean + peak))))
-    return Background(phase_rad, float(np.median(np.abs(values[near]))), "peak")
 
 
 def _refuse_other_pixels(scan: ScanData, reconstruction: Reconstruction, network_um: float | None) -> None:
@@ -261,13 +190,9 @@ def _refuse_unexplained(
         )
 
 
-def _cut(
-    object_: np.ndarray, known: np.ndarray, background: Background, positions_px: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(object_: np.ndarray, known: np.ndarray, positions_px: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels (B, 2, n, n) float16 and how well they are known (B, n, n) uint8, pixel n/2 at each position."""
-    flat = object_ / (background.amplitude * np.exp(1j * background.phase_rad))
-    flat = np.where(known > 0, flat, 1)
-    spline = (ndimage.spline_filter(flat.real) + 1j * ndimage.spline_filter(flat.imag)).astype(np.complex64)
+    spline = (ndimage.spline_filter(object_.real) + 1j * ndimage.spline_filter(object_.imag)).astype(np.complex64)
     labels = np.empty((len(positions_px), 2, n, n), np.float16)
     seen = np.empty((len(positions_px), n, n), np.uint8)
     for row, corner_px in enumerate(positions_px - n // 2):

@@ -14,10 +14,10 @@ def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Con
 
 
 class _Pair(nn.Module):
-    """A convolution with ReLU, and a second one added to it.
+    """Two convolutions; the second one sees the first through a ReLU, and is added to it.
 
-    No ReLU after the sum: where it shut for every pixel, as large steps early in a training may bring about, no gradient
-    would open it again.
+    The way past the ReLU keeps a network alive: behind one that shuts on every pixel, as large steps early in a training
+    may bring about, nothing would learn any more.
     """
 
     def __init__(self, channels_in: int, channels: int) -> None:
@@ -26,8 +26,8 @@ class _Pair(nn.Module):
         self.second = _convolution(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.first(x))
-        return x + self.second(x)
+        x = self.first(x)
+        return x + self.second(torch.relu(x))
 
 
 class PatchNetwork(nn.Module):

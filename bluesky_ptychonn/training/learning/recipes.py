@@ -53,8 +53,8 @@ class Recipe:
     epochs: int = 10
     loss: str = "probe-weighted"
     schedule: str = "one-cycle"
-    low_rate: float = 2e-5
-    high_rate: float = 2e-3
+    low_rate: float = 1e-5
+    high_rate: float = 1.5e-3
     weight_decay: float = 1e-4
     averaging: float = 0.999
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(True, 0.15, 0.05))
