@@ -91,7 +91,12 @@ def _corpus(directory: Path, pairs: int) -> Sequence[Any]:
     for number in tqdm(range(-(-pairs // FRAMES)), desc="simulate", unit="scan"):
         run = f"one-beamline-{SEED}-{number}"
         if run not in there:
-            scan = simulate_scan(np.random.default_rng([SEED, number]), FRAMES, counts=PHOTONS, probe=probe)
+            scan = simulate_scan(
+                np.random.default_rng([SEED, number]),
+                FRAMES,
+                counts=PHOTONS,
+                probes=lambda rng, geometry: (probe, probe),
+            )
             there[run] = corpus.add(replace(scan, about={**scan.about, "run": run}))
         shards.append(there[run])
     return shards

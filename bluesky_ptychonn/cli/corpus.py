@@ -201,7 +201,11 @@ def _tell(shard: "Shard", word: str) -> None:
         "badly known"
     )
     which = "the background's" if background["found"] == "peak" else "the mean, for no background was found:"
-    print(f"removed: {which} phase of {background['phase_rad']:.3f} rad and amplitude of {background['amplitude']:.3f}")
+    slope = " x ".join(f"{background[f'slope_{axis}_rad_per_px']:.4f}" for axis in "yx")
+    print(
+        f"removed: {which} phase of {background['phase_rad']:.3f} rad, amplitude of {background['amplitude']:.3f} and "
+        f"slope of {slope} rad/px (y, x), which is the probe's now"
+    )
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ def draw_lines(path: Path, part: Part, rows: Sequence[Row], conditions: str) -> 
             axes.invert_xaxis()
         else:
             axes.set_xscale("log")
-            axes.set_xticks(places := sorted({row["at"] for row in rows}), [f"{place:g}" for place in places])
+            axes.set_xticks(places := sorted({row["at"] for row in rows}), [f"{place:,.0f}" for place in places])
             axes.minorticks_off()
         axes.set(xlabel=labels[part], ylim=(0, 1.02), ylabel="SSIM")
         axes.set_title("against the truth" if column == "ssim" else "against a reconstruction at high dose", size=10)
@@ -104,7 +104,7 @@ def _panels(count: int):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * count + 1.9, 3.9), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+    return figure, figure.subplots(1, count, squeeze=False, sharey=True)[0]
 
 
 def _legend(figure: Any, axes: Any, title: str) -> None:

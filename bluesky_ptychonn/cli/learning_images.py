@@ -19,7 +19,7 @@ from bluesky_ptychonn.cli.learning_cases import (
     Case,
     Effort,
 )
-from bluesky_ptychonn.core.metrics import PhaseComparison, compare_phase
+from bluesky_ptychonn.core.metrics import PhaseComparison, Removal, compare_phase
 from bluesky_ptychonn.core.optics import Geometry, zone_plate_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
@@ -86,6 +86,7 @@ class Laboratory:
             **self._named(case.method),
             "probe_start": case.assumed,
             **likeness.as_figures(),
+            "ssim_median": self._compare(image, self.truth(case.asked).phase_rad, median=True).ssim,
             "uncovered_fraction": float(1 - np.mean(valid[self.region])),
             "reference": "truth",
             "sweeps": image.sweeps,
@@ -133,9 +134,16 @@ class Laboratory:
         """The dense scan at high dose."""
         return Asked("etched", overlap_ratio=self._effort.overlaps[0], photons=REFERENCE_PHOTONS)
 
-    def _compare(self, image: Image, reference_rad: np.ndarray) -> PhaseComparison:
+    def _compare(self, image: Image, reference_rad: np.ndarray, *, median: bool = False) -> PhaseComparison:
+        """Likeness without the mean difference, or without the median one."""
         valid = image.covered & np.isfinite(image.phase_rad)
-        return compare_phase(image.phase_rad, reference_rad, data_range=DATA_RANGE_RAD, region=self.region, valid=valid)
+        phase_rad = image.phase_rad
+        remove: tuple[Removal, ...] = () if median else ("constant",)
+        if median:
+            phase_rad = phase_rad - np.median((phase_rad - reference_rad)[self.region][valid[self.region]])
+        return compare_phase(
+            phase_rad, reference_rad, remove=remove, data_range=DATA_RANGE_RAD, region=self.region, valid=valid
+        )
 
     def _named(self, method: str) -> dict[str, Any]:
         engine = self._engines.get(method)

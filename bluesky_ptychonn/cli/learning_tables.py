@@ -58,7 +58,7 @@ def crossings(rows: Sequence[Row]) -> list[str]:
             where = f"at overlap {', '.join(f'{overlap:g}' for overlap in better)}" if better else "nowhere"
             if len(better) == len(overlaps):
                 where = "at every overlap"
-            sentences.append(f"{name} is better than {rival} {where}")
+            sentences.append(f"{name} is liker to the truth than {rival} {where}")
     return sentences
 
 

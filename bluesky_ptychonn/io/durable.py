@@ -36,7 +36,7 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
         sync_directory(path.parent)
 
 
-def write_through(path: Path, data: bytes) -> None:
+def write_through(path: Path, data: bytes | memoryview) -> None:
     """Write a file through to the disk, for a folder that is renamed into place when it is complete."""
     with open(path, "wb") as file:
         file.write(data)

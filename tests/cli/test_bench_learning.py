@@ -105,6 +105,9 @@ def test_truth_itself_is_perfect():
     truth = laboratory.test_sets["letters"].phase_rad
     perfect = Image(truth + 0.4, np.ones(truth.shape, bool), {}, None, 0.0)
     assert laboratory._compare(perfect, truth).ssim == pytest.approx(1)
+    deep = Image(1.15 * truth, np.ones(truth.shape, bool), {}, None, 0.0)
+    assert laboratory._compare(deep, truth).ssim < 0.6
+    assert laboratory._compare(deep, truth, median=True).ssim > 0.95
 
 
 def test_tables_and_crossings():
@@ -114,7 +117,7 @@ def test_tables_and_crossings():
         for at, values in ((0.88, (0.9, 0.95)), (0.0, (0.8, 0.3)))
         for (model, method), ssim in zip((("net", "network"), (None, "epie")), values, strict=True)
     ]
-    assert crossings(rows) == ["net is better than epie at overlap 0"]
+    assert crossings(rows) == ["net is liker to the truth than epie at overlap 0"]
     lines = table("overlap", rows).splitlines()
     assert lines[2].split() == ["net", "0.900", "0.450", "0.800", "0.400"]
     assert lines[4].split() == ["required", "0.94", "0.85"]
@@ -140,5 +143,7 @@ def test_without_data_the_star_is_skipped(tmp_path, monkeypatch):
 def test_refused(tmp_path, capsys):
     assert main(["bench", "learning", "--quick", "--engine", "lift", "--json", str(tmp_path)]) == 1
     assert "is a folder" in capsys.readouterr().err
+    assert main(["bench", "learning", "--engine", "lift", "--model", "x", "--output", str(tmp_path / "p")]) == 1
+    assert "--engine lift runs without any model" in capsys.readouterr().err
     assert main(["bench", "learning", "--model", str(tmp_path), "--output", str(tmp_path / "p")]) == 1
     assert "no model in" in capsys.readouterr().err

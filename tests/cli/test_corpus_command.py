@@ -58,7 +58,7 @@ def few_pixels(monkeypatch):
     """Make simulated scans small, so that they are quick, and count them."""
     made = []
 
-    def simulate(rng, frames):
+    def simulate(rng, frames, **_):
         made.append(frames)
         patterns = rng.integers(0, 9, (frames, 8, 8), np.uint16)
         return LabelledScan(patterns, np.ones((frames, 2, 8, 8), np.float16), np.ones((8, 8), np.complex64))
@@ -93,7 +93,7 @@ def test_simulated_scans_are_added_once(here, few_pixels, capsys):
 def test_an_interrupted_simulation_goes_on(here, few_pixels, monkeypatch, capsys):
     simulate = simulated_module.simulate_scan
 
-    def interrupted(rng, frames):
+    def interrupted(rng, frames, **_):
         if len(few_pixels) == 2:
             raise KeyboardInterrupt
         return simulate(rng, frames)

@@ -1,55 +1,15 @@
-"""The corpus: what is in it is whole, whatever happened while it was written or since."""
+"""The corpus: what is in it is whole, whatever happened to it since it was written."""
 
-import inspect
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from labelled_scan import N, assert_equal, make_scan
 
 from bluesky_ptychonn.training.learning import corpus as corpus_module
 from bluesky_ptychonn.training.learning.corpus import ARRAYS, Corpus, CorpusError, LabelledScan, snapshot_sha256
-
-N = 16
-
-
-def make_scan(seed, frames=5, seen=True):
-    rng = np.random.default_rng(seed)
-    return LabelledScan(
-        patterns=rng.integers(0, 65536, (frames, N, N), np.uint16),
-        labels=rng.standard_normal((frames, 2, N, N)).astype(np.float16),
-        probe=(rng.standard_normal((N, N)) + 1j).astype(np.complex64),
-        seen=rng.integers(0, 256, (frames, N, N), np.uint8) if seen else None,
-        about={"run": f"run {seed}", "photons_per_frame": 1000.5, "removed": {"phase_rad": 0.1}},
-    )
-
-
-HEAD = f"""
-import numpy as np
-from bluesky_ptychonn.training.learning.corpus import Corpus, LabelledScan
-
-N = {N}
-{inspect.getsource(make_scan)}
-"""
-
-
-def start(script: str, *arguments) -> subprocess.Popen:
-    command = [sys.executable, "-c", HEAD + script, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def assert_equal(shard, scan):
-    for name in ARRAYS:
-        stored, given = getattr(shard, name), getattr(scan, name)
-        assert (stored is None) == (given is None)
-        if given is not None:
-            assert stored.dtype == given.dtype
-            np.testing.assert_array_equal(stored, given)
 
 
 @pytest.mark.parametrize("seen", [True, False])
@@ -176,108 +136,6 @@ def test_what_is_no_shard_is_passed_over(tmp_path):
     (tmp_path / "shards" / ".part-xyz").mkdir()
     (tmp_path / "shards" / "notes.txt").write_text("mine")
     assert corpus.names() == [name]
-
-
-KILLED = """
-import os, signal, sys
-left, fsync = int(sys.argv[2]), os.fsync
-
-def killing_fsync(descriptor):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(descriptor)
-
-os.fsync = killing_fsync
-Corpus(sys.argv[1]).add(make_scan(2))
-"""
-COMPLETE = len(ARRAYS) + 3
-"""Writes through to the disk of one shard: the arrays, the manifest, its folder, and the folder of shards."""
-
-
-def test_a_kill_at_any_moment_leaves_no_half_shard(tmp_path):
-    """The last write through comes after the rename: what is there is whole by then."""
-    (earlier,) = [Corpus(tmp_path / "before").add(make_scan(1))]
-    killed = []
-    for moment in range(1, COMPLETE + 2):
-        corpus = Corpus(tmp_path / str(moment))
-        shutil.copytree(tmp_path / "before", corpus.directory)
-        killed.append((corpus, moment, start(KILLED, corpus.directory, moment)))
-    for corpus, moment, process in killed:
-        _, told = process.communicate(timeout=100)
-        assert process.returncode == (-signal.SIGKILL if moment <= COMPLETE else 0), told
-        added = 1 if moment >= COMPLETE else 0
-        assert len(corpus.names()) == 1 + added
-        leftovers = list((corpus.directory / "shards").glob(".part-*"))
-        assert len(leftovers) == 1 - added
-
-        shard = corpus.add(make_scan(2))
-        assert corpus.names() == sorted([earlier.name, shard.name])
-        for whole in corpus.open():
-            whole.verify()
-        assert_equal(shard, make_scan(2))
-
-
-FULL = """
-import resource, sys
-scan, limit = make_scan(2, frames=50), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    Corpus(sys.argv[1]).add(scan)
-except OSError:
-    sys.exit("refused")
-"""
-
-
-@pytest.mark.parametrize("limit", [60, 1000, 40_000])  # the least: while the header is written, the most: in labels
-def test_a_full_disk_leaves_the_corpus_as_it_was(tmp_path, limit):
-    corpus = Corpus(tmp_path)
-    name = corpus.add(make_scan(1)).name
-    process = start(FULL, tmp_path, limit)
-    _, told = process.communicate(timeout=100)
-    assert (process.returncode, told.strip()) == (1, "refused")
-    assert os.listdir(tmp_path / "shards") == [name]
-    corpus.add(make_scan(2, frames=50)).verify()
-
-
-MANY = """
-import pathlib, sys, time
-directory = pathlib.Path(sys.argv[1])
-(directory / sys.argv[2]).touch()
-deadline = time.monotonic() + 60
-while len(list(directory.glob("ready*"))) < 2 and time.monotonic() < deadline:
-    time.sleep(0.001)
-for seed in range(12):
-    Corpus(directory).add(make_scan(seed))
-"""
-
-
-def test_two_processes_add_the_same_scans_at_once(tmp_path):
-    both = [start(MANY, tmp_path, name) for name in ("ready1", "ready2")]
-    for process in both:
-        _, told = process.communicate(timeout=100)
-        assert process.returncode == 0, told
-    corpus = Corpus(tmp_path)
-    assert len(corpus.names()) == 12
-    for shard in corpus.open():
-        shard.verify()
-    assert not list((tmp_path / "shards").glob(".part-*"))
-
-
-def test_another_process_is_faster_by_a_moment(tmp_path, monkeypatch):
-    """Between the look whether the shard is there and the rename, another process puts it there."""
-    corpus, rename = Corpus(tmp_path), os.rename
-
-    def late(part, target):
-        monkeypatch.setattr(os, "rename", rename)
-        corpus.add(make_scan(1))
-        rename(part, target)
-
-    monkeypatch.setattr(os, "rename", late)
-    shard = corpus.add(make_scan(1))
-    shard.verify()
-    assert os.listdir(tmp_path / "shards") == [shard.name]
 
 
 REFUSED = [

@@ -5,11 +5,15 @@ slope and the factor without any change of the patterns. Simulated objects have 
 and what lies off the axis there is the probe; so it shall be in labels. One constant, slope and factor are found for a
 whole scan, never for single patches, so that neighbours agree.
 
-The slope is first none or the median slope, which flat parts have and edges do not tilt. The background is then looked
-for in the histogram of the phase, weighted by how well each pixel is known. Where the histogram has a clear peak, the
-peak is the background; of several that are about as high, the one furthest ahead in phase, because matter retards it.
-Its middle goes to phase 0, what is left of its slope to 0, and the median amplitude of its pixels to 1. An object
-without one, such as slow hills, loses the slope of the start, its circular mean and its median amplitude.
+The background is looked for in the histogram of the phase, weighted by how well each pixel is known, once as the object
+is and once without its median slope, which flat parts have and edges do not tilt. Where the histogram has a clear peak,
+the peak is the background; of several that are about as high, the one furthest ahead in phase, because matter retards
+it. A plane through its pixels tells what is left of the slope. The middle of the peak goes to phase 0, its slope to 0,
+and the median amplitude of its pixels to 1. An object without one, such as slow hills, loses its median slope, circular
+mean and median amplitude.
+
+On a reconstruction of a real Siemens star, with a beam 0.36 detector pixels off that of the probe, this turns phases
+all around the circle into spokes of -0.8 rad on a background of 0.
 """
 
 from dataclasses import dataclass
@@ -27,6 +31,8 @@ CLEAR = 2.0
 clear; a normal distribution has 1.7."""
 COMPARABLE = 0.5
 """Height of another peak, in units of the highest, from which on it may be the background."""
+NEAR_RAD = 2 * BLUR_RAD
+"""Distance from a peak up to which pixels belong to it."""
 REFINEMENTS = 5
 
 
@@ -73,6 +79,11 @@ def background_of(object_: np.ndarray, known: np.ndarray) -> Background:
     known : (H, W) float
         Weight of each pixel, from 0 to 1; only pixels of at least 0.5 are asked.
 
+    Raises
+    ------
+    ValueError
+        If there are none.
+
     Examples
     --------
     >>> object_ = np.full((64, 64), 2j)
@@ -82,23 +93,38 @@ def background_of(object_: np.ndarray, known: np.ndarray) -> Background:
     (1.57, 2.0, 'peak')
     """
     asked = known >= 0.5
-    lit = np.where(known > 0, object_, 0) * known
-    even = ndimage.gaussian_filter(lit, EVENED_PX) / np.maximum(ndimage.gaussian_filter(known, EVENED_PX), 1e-6)
-    values, weights = even[asked], known[asked].astype(np.float64)
-    places = np.argwhere(asked) - np.array(asked.shape) // 2
-    starts = np.zeros(2), np.array([_median_slope(even, asked), _median_slope(even.T, asked.T)])
-    slope = max(starts, key=lambda start: _level(values * np.exp(-1j * (places @ start)), weights)[2])
-    for _ in range(REFINEMENTS):
-        level = values * np.exp(-1j * (places @ slope))
-        phase_rad, _, clear = _level(level, weights)
-        if clear < CLEAR:
-            break
-        ahead = np.angle(level * np.exp(-1j * phase_rad))
-        near = np.abs(ahead) < 2 * BLUR_RAD
-        plane = np.column_stack([np.ones(np.count_nonzero(near)), places[near]]) * weights[near, None]
-        slope = slope + np.linalg.lstsq(plane, ahead[near] * weights[near], rcond=None)[0][1:]
-    phase_rad, amplitude, clear = _level(values * np.exp(-1j * (places @ slope)), weights)
-    return Background(phase_rad, amplitude, float(slope[0]), float(slope[1]), "peak" if clear >= CLEAR else "mean")
+    if not asked.any():
+        raise ValueError("no pixel of the object is well known by its coverage; reconstruct anew, or correct it")
+    lit, light = np.where(known > 0, object_, 0) * known, ndimage.gaussian_filter(known, EVENED_PX)
+    y, x = (np.arange(side) - side // 2 for side in known.shape)
+    places, weights = np.argwhere(asked) - np.array(known.shape) // 2, known[asked].astype(np.float64)
+
+    def level(slope: np.ndarray) -> np.ndarray:
+        tilt = np.exp(-1j * (slope[0] * y[:, None] + slope[1] * x))
+        return ndimage.gaussian_filter(lit * tilt, EVENED_PX) / np.maximum(light, 1e-6)
+
+    def settled(slope: np.ndarray) -> np.ndarray:
+        for _ in range(REFINEMENTS):
+            values = level(slope)[asked]
+            ahead = np.angle(values * np.exp(-1j * _peak(values, weights)[0]))
+            near = np.abs(ahead) < NEAR_RAD
+            plane = np.column_stack([np.ones(np.count_nonzero(near)), places[near]]) * weights[near, None]
+            slope = slope + np.linalg.lstsq(plane, ahead[near] * weights[near], rcond=None)[0][1:]
+        return slope
+
+    flat = np.zeros(2)
+    median = np.array([_median_slope(level(flat), asked), _median_slope(level(flat).T, asked.T)])
+    slopes = settled(flat), settled(median), median
+    clear = [_peak(level(slope)[asked], weights)[1] for slope in slopes]
+    best = int(np.argmax(clear[:2])) if max(clear[:2]) >= CLEAR else 2
+    values = level(slopes[best])[asked]
+    if best < 2:
+        phase_rad, found = _peak(values, weights)[0], "peak"
+        values = values[np.abs(np.angle(values * np.exp(-1j * phase_rad))) < NEAR_RAD]
+    else:
+        phase_rad, found = _mean(values, weights), "mean"
+    amplitude = float(np.median(np.abs(values)))
+    return Background(phase_rad, amplitude, float(slopes[best][0]), float(slopes[best][1]), found)
 
 
 def _median_slope(values: np.ndarray, asked: np.ndarray) -> float:
@@ -107,21 +133,24 @@ def _median_slope(values: np.ndarray, asked: np.ndarray) -> float:
     return float(np.median(steps)) if steps.size else 0.0
 
 
-def _level(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """Phase, amplitude and clearness, in the units of `CLEAR`, of the background of pixels (K,) without a slope."""
-    mean = float(np.angle(np.sum(weights * np.exp(1j * np.angle(values)))))
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Circular mean of the phase of pixels (K,), rad."""
+    return float(np.angle(np.sum(weights * np.exp(1j * np.angle(values)))))
+
+
+def _peak(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Phase of the background of pixels (K,) without a slope, rad, and how clear it is, in the units of `CLEAR`."""
+    mean = _mean(values, weights)
     ahead = np.angle(values * np.exp(-1j * mean))
     density, edges = np.histogram(ahead, BINS, (-np.pi, np.pi), weights=weights / weights.sum())
     width = edges[1] - edges[0]
     density = ndimage.gaussian_filter1d(density / width, BLUR_RAD / width, mode="wrap")
+    tops = (density > np.roll(density, 1)) & (density >= np.roll(density, -1))
+    peak = edges[np.flatnonzero(tops & (density >= COMPARABLE * density.max())).max()] + width / 2
+    near = np.abs(ahead - peak) < NEAR_RAD
+    peak += _mean(np.exp(1j * (ahead[near] - peak)), weights[near])
     order = np.argsort(ahead)
     share = np.cumsum(weights[order]) / weights.sum()
     low, high = (ahead[order][np.searchsorted(share, part)] for part in (0.025, 0.975))
     clear = float(density.max() * max(high - low, width) / 0.95)
-    if clear < CLEAR:
-        return mean, float(np.median(np.abs(values))), clear
-    tops = (density > np.roll(density, 1)) & (density >= np.roll(density, -1))
-    peak = edges[np.flatnonzero(tops & (density >= COMPARABLE * density.max())).max()] + width / 2
-    near = np.abs(ahead - peak) < 2 * BLUR_RAD
-    peak += np.angle(np.sum(weights[near] * np.exp(1j * (ahead[near] - peak))))
-    return float(np.angle(np.exp(1j * (mean + peak)))), float(np.median(np.abs(values[near]))), clear
+    return float(np.angle(np.exp(1j * (mean + peak)))), clear

@@ -8,8 +8,9 @@ A shard is complete before it takes its name, which is the start of the SHA-256 
 SHA-256 of every array. A snapshot is a list of shard names; what was trained on can be told, and read again, for ever.
 """
 
-import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -177,8 +178,11 @@ class Corpus:
             sync_directory(part)
             target = self._shards / hashlib.sha256(text).hexdigest()[:NAME_LENGTH]
             if not target.exists():
-                with contextlib.suppress(FileExistsError):  # another process added the same scan meanwhile
+                try:
                     os.rename(part, target)
+                except OSError as error:  # another process may have added the same scan meanwhile
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
                 sync_directory(self._shards)
             return open_shard(target)
         finally:
@@ -225,9 +229,7 @@ def _check_name(directory: Path) -> dict[str, Any]:
 
 
 def _write_array(path: Path, array: np.ndarray) -> str:
-    with open(path, "wb") as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    write_through(path, buffer.getbuffer())  # a plain write tells why it failed, that of NumPy does not
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()

@@ -192,7 +192,8 @@ def _refuse_unexplained(
 
 def _cut(object_: np.ndarray, known: np.ndarray, positions_px: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels (B, 2, n, n) float16 and how well they are known (B, n, n) uint8, pixel n/2 at each position."""
-    spline = (ndimage.spline_filter(object_.real) + 1j * ndimage.spline_filter(object_.imag)).astype(np.complex64)
+    parts = [ndimage.spline_filter(part) for part in (np.real(object_), np.imag(object_))]
+    spline = (parts[0] + 1j * parts[1]).astype(np.complex64)
     labels = np.empty((len(positions_px), 2, n, n), np.float16)
     seen = np.empty((len(positions_px), n, n), np.uint8)
     for row, corner_px in enumerate(positions_px - n // 2):

@@ -1,6 +1,6 @@
 """Simulated scans to learn from: random objects under random, imperfectly known probes at random doses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,8 @@ from bluesky_ptychonn.training.learning.objects import random_object
 GEOMETRY = Geometry()
 """10 keV, 0.9 m, 75 um pixels; in pixels, all that a network sees, the probes stand for many others."""
 
+Probes = Callable[[np.random.Generator, Geometry], tuple[np.ndarray, np.ndarray]]
+
 DOSES = (1e3, 1e7)
 """Least and most photons per frame."""
 
@@ -30,7 +32,7 @@ def simulate_scan(
     frames: int,
     *,
     counts: float | None = None,
-    probe: np.ndarray | None = None,
+    probes: Probes | None = None,
     geometry: Geometry = GEOMETRY,
 ) -> LabelledScan:
     """Simulate one scan: object, probe, dose, motion, coherence, detector, and the probe as a run would measure it.
@@ -41,18 +43,18 @@ def simulate_scan(
     frames : int
     counts : float, optional
         Photons per frame; within `DOSES` by default, one scan of four below 1e5.
-    probe : (n, n) complex64, optional
-        The one probe of a beamline, of any power, known exactly; by default another one each time, known imperfectly.
+    probes : callable, optional
+        Draws the probe that the edge is told, and the true one; `any_beamline` by default.
     geometry : Geometry
     """
     n = geometry.frame_px
     side_px = 2 * n + 64
     object_ = random_object(rng, side_px)
-    assumed = random_probe(rng, geometry) if probe is None else probe
+    assumed, true = (probes or any_beamline)(rng, geometry)
     if counts is None:
         low, high = np.log10(DOSES)
         counts = float(10 ** (low + (high - low) * np.sqrt(rng.random())))
-    true = with_counts(imperfect(rng, assumed) if probe is None else probe, counts)
+    true = with_counts(true, counts)
     centres_px = rng.integers(n // 2 + 6, side_px - n // 2 - 6, (frames, 2))
     jitter_px = rng.uniform(0, 0.4) * rng.standard_normal((frames, 2)) * (rng.random() < 0.2)
     expected = blurred_intensities(rng, object_, true, centres_px + jitter_px.clip(-2, 2))
@@ -63,7 +65,34 @@ def simulate_scan(
     log_object = np.stack([np.log(np.abs(object_)), np.angle(object_)])
     half = n // 2
     labels = np.stack([log_object[:, y - half : y + half, x - half : x + half] for y, x in centres_px])
-    return LabelledScan(patterns, labels.astype(np.float16), measured, about={"photons_per_frame": round(counts)})
+    return LabelledScan(patterns, labels.astype(np.float16), measured, about={"kind": "simulation", "photons_per_frame": round(counts)})
+
+
+def any_beamline(rng: np.random.Generator, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a probe that some beamline may have, and how it truly is, (N, N) complex64 each."""
+    assumed = random_probe(rng, geometry)
+    return assumed, imperfect(rng, assumed)
+
+
+def one_beamline(rng: np.random.Generator, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the probe of the simulated beamline's zone plate as it is told on some day, and how it truly is.
+
+    What is told lies within 15 % of the usual defocus and up to 20 % of it astigmatic. In half of the scans it is true,
+    to the mottle of the cone; else defocus and astigmatism are off by a tenth or so of the defocus.
+    """
+    usual_um, angle_rad = 170.0, rng.uniform(0, np.pi)
+    told_um = usual_um * rng.uniform(0.85, 1.15)
+    astigmatism_um = usual_um * rng.uniform(0, 0.2) * (rng.random() < 0.4)
+    off = rng.random() < 0.5
+    true_um = told_um + off * usual_um * np.clip(rng.normal(0, 0.1), -0.25, 0.25)
+    also_um = astigmatism_um + off * usual_um * abs(rng.normal(0, 0.05))
+    assumed, true = (
+        zone_plate_probe(geometry, defocus_um=at, astigmatism_um=split, astigmatism_angle_rad=angle_rad)
+        for at, split in ((told_um, astigmatism_um), (true_um, also_um))
+    )
+    mottle = ndimage.gaussian_filter(rng.standard_normal(true.shape), 1.5, mode="wrap")
+    true = near_field(far_field(true) * np.clip(1 + 0.3 * rng.random() * mottle / mottle.std(), 0.2, 2))
+    return assumed, with_counts(true, 1.0)
 
 
 def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:
@@ -87,7 +116,7 @@ def imperfect(rng: np.random.Generator, probe: np.ndarray) -> np.ndarray:
     """The probe as it truly is, when ``probe`` is what the edge was told.
 
     In two scans of five they have the same shape. Else the true one is defocused and aberrated by up to 4 rad at the
-    edge of the cone, mostly far less, and its cone is mottled. In half of all scans it lies a tenth of a pixel or so off
+    edge of the cone, mostly far less, and its cone is mottled. In half of all scans it lies some tenth of a pixel off
     the centre of the pattern.
     """
     n = probe.shape[-1]
@@ -139,8 +168,10 @@ def detect(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:
     return patterns
 
 
-def add_simulated(corpus: Corpus, scans: range, frames: int, seed: int) -> Iterator[Shard]:
+def add_simulated(
+    corpus: Corpus, scans: range, frames: int, seed: int, probes: Probes | None = None
+) -> Iterator[Shard]:
     """Add simulated scans to a corpus, one after another; each is the same for the same seed and number."""
     for number in scans:
-        scan = simulate_scan(np.random.default_rng([seed, number]), frames)
+        scan = simulate_scan(np.random.default_rng([seed, number]), frames, probes=probes)
         yield corpus.add(replace(scan, about={**scan.about, "run": f"simulated-{seed}-{number}"}))
