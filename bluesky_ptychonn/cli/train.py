@@ -11,7 +11,8 @@ out patches: label beside network). Ctrl-C, SIGTERM and SIGUSR1 (a scheduler tha
 with the checkpoint written. Started by torchrun, srun or mpiexec, the processes share each batch.
 
 Recipe `robust` is ours: probe-weighted loss, mirrors and turns, doses thinned, probes given wrongly, averaged weights,
-whole scans held out. `tune` is the same, gentler, for few scans of one sample. `paper` is that of the paper. Needs the extra `training` (torch).
+whole scans held out. `tune` is the same, gentler, for few scans of one sample; `paper` is that of the paper. Needs the
+extra `training` (torch).
 """
 
 import argparse

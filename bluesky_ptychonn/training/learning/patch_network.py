@@ -16,8 +16,8 @@ def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Con
 class _Pair(nn.Module):
     """Two convolutions; the second one sees the first through a ReLU, and is added to it.
 
-    The way past the ReLU keeps a network alive: behind one that shuts on every pixel, as large steps early in a training
-    may bring about, nothing would learn any more.
+    The way past the ReLU keeps a network alive: behind one that shuts on every pixel, as large steps early in a
+    training may bring about, nothing would learn any more.
     """
 
     def __init__(self, channels_in: int, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""The lift and the projection on torch, batched and differentiable; `core.lift`, `core.projection` are the reference."""
+"""The lift and the projection on torch, batched; `core.lift` and `core.projection` are the reference."""
 
 import torch
 

@@ -7,6 +7,7 @@ Babu et al., Nat. Commun. 14, 7059 (2023): PtychoNN 2.0, phase only, 733,921 par
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -81,14 +82,14 @@ class PtychoNN(nn.Module):
 def encoder(channels: int) -> nn.Sequential:
     """Four blocks, each of two convolutions and a pooling, of 1, 2, 4 and 8 times the channels."""
     widths = (1, channels, 2 * channels, 4 * channels, 8 * channels)
-    blocks = [block(a, b, nn.MaxPool2d(2)) for a, b in zip(widths, widths[1:], strict=False)]
+    blocks = [block(a, b, nn.MaxPool2d(2)) for a, b in pairwise(widths)]
     return nn.Sequential(*[layer for layers in blocks for layer in layers])
 
 
 def decoder(channels: int, last: nn.Module) -> nn.Sequential:
     """Four blocks, each of two convolutions and a doubling, and one convolution to a single channel."""
     widths = (8 * channels, 8 * channels, 4 * channels, 2 * channels, channels)
-    up = [block(a, b, nn.Upsample(scale_factor=2, mode="bilinear")) for a, b in zip(widths, widths[1:], strict=False)]
+    up = [block(a, b, nn.Upsample(scale_factor=2, mode="bilinear")) for a, b in pairwise(widths)]
     return nn.Sequential(
         *[layer for layers in up for layer in layers], nn.Conv2d(channels, 1, kernel_size=3, padding=1), last
     )

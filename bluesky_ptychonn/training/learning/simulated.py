@@ -65,7 +65,9 @@ def simulate_scan(
     log_object = np.stack([np.log(np.abs(object_)), np.angle(object_)])
     half = n // 2
     labels = np.stack([log_object[:, y - half : y + half, x - half : x + half] for y, x in centres_px])
-    return LabelledScan(patterns, labels.astype(np.float16), measured, about={"kind": "simulation", "photons_per_frame": round(counts)})
+    return LabelledScan(
+        patterns, labels.astype(np.float16), measured, about={"kind": "simulation", "photons_per_frame": round(counts)}
+    )
 
 
 def any_beamline(rng: np.random.Generator, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
