@@ -48,17 +48,21 @@ def split(
         If nothing would be left to learn from, or nothing to hold out.
     """
     rng = np.random.default_rng([seed, 4])
-        if how == "frame":
+    if how == "frame":
         order = rng.permutation(sum(shard.frames for shard in shards))
         count = max(1, round(share * len(order)))
-        learning = Batches(shards, size, seed, augmentation, rows=np.sort(order[count:]), rank=ranks.rank, ranks=ranks.size)
+        learning = Batches(
+            shards, size, seed, augmentation, rows=np.sort(order[count:]), rank=ranks.rank, ranks=ranks.size
+        )
         return learning, _first(Batches(shards, VALIDATED_AT_ONCE, seed, UNCHANGED, rows=np.sort(order[:count])))
     runs = sorted({shard.run for shard in shards})
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} scan in the snapshot; validation holds out whole scans, so two are needed")
     count = min(max(1, round(share * len(runs))), len(runs) - 1)
     out = {runs[k] for k in rng.permutation(len(runs))[:count]}
-    learning = Batches([s for s in shards if s.run not in out], size, seed, augmentation, rank=ranks.rank, ranks=ranks.size)
+    learning = Batches(
+        [s for s in shards if s.run not in out], size, seed, augmentation, rank=ranks.rank, ranks=ranks.size
+    )
     return learning, _first(Batches([s for s in shards if s.run in out], VALIDATED_AT_ONCE, seed, UNCHANGED))
 
 

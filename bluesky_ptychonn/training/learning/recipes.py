@@ -90,8 +90,8 @@ RECIPES = {
         bf16=False,
     ),
 }
-"""``robust`` learns many beamlines, ``tune`` one sample from where another training ended; ``paper`` is Babu et al., Nat.
-Commun. 14, 7059 (2023), and its published training script."""
+"""``robust`` learns many beamlines, ``tune`` one sample from where another training ended; ``paper`` is Babu et al.,
+Nat. Commun. 14, 7059 (2023), and its published training script."""
 
 
 def triangular2(recipe: Recipe, step: int, total: int, per_epoch: int) -> float:
