@@ -19,7 +19,7 @@ KEYS = (
     *("test", "part", "at", "model", "engine", "method", "points", "overlap_ratio", "step_um", "photons_per_frame"),
     *("counts_max", "probe_start", "ssim", "mae_rad", "correlation", "ssim_to_reference", "ssim_loss", "removed"),
     *(
-        "ssim_median",
+        "ssim_mean_removed",
         "data_range",
         "region",
         "uncovered_fraction",
@@ -33,9 +33,10 @@ KEYS = (
 )
 """What each result has.
 
-``ssim`` is that after the mean difference is removed. Where the truth is flat it falls by half at an offset of 0.006
-rad, so that too much contrast in the features spoils the ground, too; ``ssim_median`` is that after the median
-difference.
+``ssim`` of a network or the lift is that of its image as it is: its zero means the empty beam. Phase retrieval leaves a
+constant open; there the median difference is removed. ``ssim_mean_removed`` is that without the mean difference, for
+all: where the truth is flat it falls by half at an offset of 0.006 rad, so that too much contrast in the features
+spoils the ground, too (`docs/decisions/0007-which-constant.md`).
 ``required`` and ``goal`` are those of ``ssim``, for wrong probes of ``ssim_loss``, for the star of ``correlation``.
 """
 
@@ -99,7 +100,9 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if options.json and results:
             write_figures(options.json, "bench learning", measured_under, results)
-    print("SSIM is that without the mean difference; ssim_median in the figures is that without the median difference")
+    print(
+        "SSIM: images of networks as they are; of phase retrieval without the median difference, a constant being open"
+    )
     print("\n".join(f"{name}: {value}" for name, value in measured_under.items()))
     print(f"pictures: {', '.join(str(path) for path in sorted(options.output.glob('*.png')))}")
     return 0

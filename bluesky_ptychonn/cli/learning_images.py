@@ -46,6 +46,8 @@ class Image:
         Where there was light, whatever the method made of it.
     scan : mapping
         Figures of the scan.
+    absolute : bool
+        Whether its zero means the empty beam; else a constant is open.
     sweeps : int or None
     seconds : float
     """
@@ -53,6 +55,7 @@ class Image:
     phase_rad: np.ndarray
     covered: np.ndarray
     scan: Mapping[str, Any]
+    absolute: bool
     sweeps: int | None
     seconds: float
 
@@ -86,7 +89,8 @@ class Laboratory:
             **self._named(case.method),
             "probe_start": case.assumed,
             **likeness.as_figures(),
-            "ssim_median": self._compare(image, self.truth(case.asked).phase_rad, median=True).ssim,
+            "removed": "" if image.absolute else "constant (median)",
+            "ssim_mean_removed": self._compare(image, self.truth(case.asked).phase_rad, mean=True).ssim,
             "uncovered_fraction": float(1 - np.mean(valid[self.region])),
             "reference": "truth",
             "sweeps": image.sweeps,
@@ -134,12 +138,12 @@ class Laboratory:
         """The dense scan at high dose."""
         return Asked("etched", overlap_ratio=self._effort.overlaps[0], photons=REFERENCE_PHOTONS)
 
-    def _compare(self, image: Image, reference_rad: np.ndarray, *, median: bool = False) -> PhaseComparison:
-        """Likeness without the mean difference, or without the median one."""
+    def _compare(self, image: Image, reference_rad: np.ndarray, *, mean: bool = False) -> PhaseComparison:
+        """Likeness of an image as it is, without the median difference where a constant is open, or without the mean."""
         valid = image.covered & np.isfinite(image.phase_rad)
         phase_rad = image.phase_rad
-        remove: tuple[Removal, ...] = () if median else ("constant",)
-        if median:
+        remove: tuple[Removal, ...] = ("constant",) if mean else ()
+        if not (mean or image.absolute):
             phase_rad = phase_rad - np.median((phase_rad - reference_rad)[self.region][valid[self.region]])
         return compare_phase(
             phase_rad, reference_rad, remove=remove, data_range=DATA_RANGE_RAD, region=self.region, valid=valid
@@ -182,7 +186,7 @@ class Laboratory:
             phase_rad = reconstructed(scan, method, sweeps, probe, self.truth(asked), covered, self.region)
         else:
             sweeps, phase_rad = None, stitched(self._engines[method], scan, probe, covered.shape)
-        return Image(phase_rad, covered, figures, sweeps, time.monotonic() - begin_s)
+        return Image(phase_rad, covered, figures, sweeps is None, sweeps, time.monotonic() - begin_s)
 
 
 def light_of(scan: TestScan, probe: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -36,7 +36,8 @@ def test_quick_run_without_a_model(tmp_path, monkeypatch, capsys):
         "lift",
         49,
     ]
-    assert (first["removed"], first["data_range"], first["region"]) == ("constant", 0.6, "140:320,140:320")
+    assert (first["removed"], first["data_range"], first["region"]) == ("", 0.6, "140:320,140:320")
+    assert {result["removed"] for result in results if result["method"] == "epie"} == {"constant (median)"}
     assert (star["test"], star["ssim"]) == ("star", None)
     assert "PTYCHONN_DATA names no folder" in star["skipped"]
     assert {result["method"] for result in results[:-1]} == {"lift", "epie", "poisson"}
@@ -100,14 +101,18 @@ def test_a_wrong_probe_is_given_to_the_engine_alone():
     assert np.linalg.norm(engine.probes[0] - engine.probes[1]) > 0.1 * np.linalg.norm(engine.probes[0])
 
 
-def test_truth_itself_is_perfect():
+def test_truth_itself_is_perfect_and_a_constant_is_open_only_to_phase_retrieval():
     laboratory = Laboratory({}, Effort())
     truth = laboratory.test_sets["letters"].phase_rad
-    perfect = Image(truth + 0.4, np.ones(truth.shape, bool), {}, None, 0.0)
-    assert laboratory._compare(perfect, truth).ssim == pytest.approx(1)
-    deep = Image(1.15 * truth, np.ones(truth.shape, bool), {}, None, 0.0)
-    assert laboratory._compare(deep, truth).ssim < 0.6
-    assert laboratory._compare(deep, truth, median=True).ssim > 0.95
+    everywhere = np.ones(truth.shape, bool)
+    retrieved = Image(truth + 0.4, everywhere, {}, absolute=False, sweeps=9, seconds=0.0)
+    assert laboratory._compare(retrieved, truth).ssim == pytest.approx(1)
+    shown = Image(truth + 0.4, everywhere, {}, absolute=True, sweeps=None, seconds=0.0)
+    assert laboratory._compare(shown, truth).ssim < 0.5
+    assert laboratory._compare(shown, truth, mean=True).ssim == pytest.approx(1)
+    deep = Image(1.15 * truth, everywhere, {}, absolute=True, sweeps=None, seconds=0.0)
+    assert laboratory._compare(deep, truth).ssim > 0.95
+    assert laboratory._compare(deep, truth, mean=True).ssim < 0.6
 
 
 def test_tables_and_crossings():
