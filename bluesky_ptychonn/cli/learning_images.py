@@ -139,7 +139,7 @@ class Laboratory:
         return Asked("etched", overlap_ratio=self._effort.overlaps[0], photons=REFERENCE_PHOTONS)
 
     def _compare(self, image: Image, reference_rad: np.ndarray, *, mean: bool = False) -> PhaseComparison:
-        """Likeness of an image as it is, without the median difference where a constant is open, or without the mean."""
+        """Likeness of an image as it is, without the median where a constant is open, or without the mean."""
         valid = image.covered & np.isfinite(image.phase_rad)
         phase_rad = image.phase_rad
         remove: tuple[Removal, ...] = ("constant",) if mean else ()
