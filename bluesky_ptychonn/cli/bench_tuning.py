@@ -15,10 +15,12 @@ import numpy as np
 
 PHOTONS = 1e6
 FRAMES = 1024
-SIDE_PX = 760
+SIDE_PX = 820
 AREA_PX = 270
-"""Side of each of the two scanned areas, which lie at opposite corners; frames reach further."""
+"""Side of each of the two scanned areas, at opposite corners; no frame of one reaches a frame of the other."""
 JUDGED_PX = 180
+SWEEPS = 24
+"""Of the reconstruction that gives the labels."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +62,7 @@ def _tuned(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     from bluesky_ptychonn.training.learning.simulated import GEOMETRY
     from bluesky_ptychonn.training.learning.train import train
     from bluesky_ptychonn.training.retrieval.reconstruct import reconstruct
+    from bluesky_ptychonn.training.retrieval.report import judge
 
     pixel_um, probe = GEOMETRY.pixel_size_um, zone_plate_probe(GEOMETRY)
     sample = make_sample("letters", field_um=SIDE_PX * pixel_um, pixel_size_um=pixel_um, seed=1000 + seed)
@@ -67,7 +70,7 @@ def _tuned(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     taught, unseen = (_scan(sample, middle, probe, rng) for middle in (0.25, 0.75))
     torch.set_num_threads(options.threads)
     scan = ScanData(taught[0], taught[1], pixel_size_um=pixel_um, geometry=GEOMETRY, probe=probe)
-    reconstruction = reconstruct(scan)
+    reconstruction = judge(scan, reconstruct(scan, sweeps=SWEEPS))
     corpus = Corpus(options.output / f"corpus-{seed}")
     labelled = label_scan(scan, reconstruction)
     chosen = rng.permutation(len(labelled.patterns))[:FRAMES]
