@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="cores of each process")
     parser.add_argument("--export", type=Path, metavar="MODEL", help="make a model of the training, and train no more")
     parser.add_argument("--name", default="local", help="name of the model")
+    parser.add_argument("--patch-px", type=int, help="side of the model's patches (default: as trained); less is faster")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,7 +50,9 @@ def run(options: argparse.Namespace) -> int:
     if options.export:
         from bluesky_ptychonn.training.learning.export import export
 
-        card = export(options.out, options.export, name=options.name, version=f"{options.name}-1")
+        card = export(
+            options.out, options.export, name=options.name, version=f"{options.name}-1", patch_px=options.patch_px
+        )
         print(f"{options.export}: {card.name}; try it with `bluesky-ptychonn models validate {options.export} ...`")
         return 0
     if not options.corpus:

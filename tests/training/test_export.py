@@ -68,12 +68,13 @@ def test_the_engine_does_what_the_network_does(tmp_path, name):
     for scan in simulated_scans(3, 3, card.frame_px):
         engine.set_probe(scan.probe)
         found = engine.infer(scan.patterns[:5])
-        np.testing.assert_allclose(found, by_torch(network, scan.patterns[:5], scan.probe), atol=2e-3)
+        wanted = by_torch(network, scan.patterns[:5], scan.probe)
+        assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.01 * np.sqrt(np.mean(wanted**2))  # bfloat16 holds 8 bits
 
 
 def test_card_says_what_was_done(tmp_path):
     checkpoint(tmp_path / "t", "ptychonn-lift", LIFT)
-    card = export(tmp_path / "t", tmp_path / "m", name="test", version="1", pixel_size_um=0.012, energy_kev=9.5)
+    card = export(tmp_path / "t", tmp_path / "m", name="test", version="1", pixel_size_um=0.012, energy_kev=9.5, eight_bit=True)
     assert (card.pixel_size_um, card.energy_kev, card.corpus) == (0.012, 9.5, 64 * "5")
     assert (card.preparation, card.refine_file, card.patch_px) == ("lift", "refine.onnx", 48)
     assert card.training["results"] == [{"mae_rad": 0.1}]
@@ -89,13 +90,14 @@ def test_eight_bits_that_change_too_much_are_not_taken(tmp_path, monkeypatch, ca
     monkeypatch.setattr(export_module, "EIGHT_BIT_TOLERANCE_RAD", 1e-9)
     network = checkpoint(tmp_path / "t", "ptychonn-lift", LIFT)
     with caplog.at_level(logging.WARNING, "bluesky_ptychonn"):
-        card = export(tmp_path / "t", tmp_path / "m", name="test", version="1")
+        card = export(tmp_path / "t", tmp_path / "m", name="test", version="1", eight_bit=True)
     assert "keeps single precision" in caplog.text
     assert not card.training["export"]["eight_bit"]
     engine = open_engine("openvino", tmp_path / "m")
     scan = simulated_scans(4, 1, 128)[0]
     engine.set_probe(scan.probe)
-    np.testing.assert_allclose(engine.infer(scan.patterns), by_torch(network, scan.patterns, scan.probe), atol=2e-3)
+    wanted = by_torch(network, scan.patterns, scan.probe)
+    assert np.sqrt(np.mean((engine.infer(scan.patterns) - wanted) ** 2)) < 0.01 * np.sqrt(np.mean(wanted**2))
 
 
 def test_smaller_patches_are_the_centre_but_for_the_edge(tmp_path):

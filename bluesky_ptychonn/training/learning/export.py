@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 GRAPH, REFINE, GOLDEN = "model.onnx", "refine.onnx", "golden.npz"
 
-EIGHT_BIT_TOLERANCE_RAD = 0.03
+EIGHT_BIT_TOLERANCE_RAD = 0.01
 """Probe-weighted root mean square by which 8 bits may change the phase of held-out simulated scans."""
 
 CALIBRATION_SEED, HELD_OUT_SEED = 20231, 20232
@@ -48,7 +48,7 @@ def export(
     name: str,
     version: str,
     patch_px: int | None = None,
-    eight_bit: bool | None = None,
+    eight_bit: bool = False,
     calibration: Sequence[Patterns] | None = None,
     pixel_size_um: float | None = None,
     energy_kev: float | None = None,
@@ -65,9 +65,9 @@ def export(
         For the card.
     patch_px : int, optional
         Side of the patches, px, as trained by default. Smaller ones cost less: a multiple of 16, `ptychonn-lift` only.
-    eight_bit : bool, optional
-        Quantise to 8 bits; by default where that costs next to nothing, for `ptychonn-lift`. Where it changes the
-        phase of simulated scans by more than `EIGHT_BIT_TOLERANCE_RAD`, single precision stays, with a warning.
+    eight_bit : bool
+        Quantise to 8 bits. Where that changes the phase of simulated scans by more than `EIGHT_BIT_TOLERANCE_RAD`,
+        single precision stays, with a warning. A processor that knows bfloat16 runs single precision as fast.
     calibration : sequence of LabelledScan or Shard, optional
         To find the ranges of the 8 bits on; simulated scans of all doses by default.
     pixel_size_um, energy_kev : float, optional
@@ -100,7 +100,7 @@ def export(
         example = chain.inputs(held_out[0].patterns[:3], held_out[0].probe)[-1]
         chain = chain.longer_by(onnx_graph(part, example))
     about: dict[str, Any] = {"eight_bit": False}
-    if lifts if eight_bit is None else eight_bit:
+    if eight_bit:
         scans = simulated_scans(CALIBRATION_SEED, CALIBRATION_SCANS, frame_px) if calibration is None else calibration
         chain, about = _quantised(chain, scans, held_out)
     figures = state["figures"]
