@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="cores of each process")
     parser.add_argument("--export", type=Path, metavar="MODEL", help="make a model of the training, and train no more")
     parser.add_argument("--name", default="local", help="name of the model")
-    parser.add_argument("--patch-px", type=int, help="side of the model's patches (default: as trained); less is faster")
+    parser.add_argument(
+        "--patch-px", type=int, help="side of the model's patches (default: as trained); less is faster"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

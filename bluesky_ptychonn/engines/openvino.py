@@ -98,7 +98,7 @@ class _Network:
             if found.is_dynamic or tuple(found.to_shape()) not in [(self.batch, *behind) for behind in given]:
                 wanted = " or ".join(str(("B", *behind)) for behind in given)
                 raise EngineMismatch(f"{who} gives {found}; its card says {wanted}")
-            options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+            options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
             if model.card.preparation == "counts":  # else bfloat16 where the processor has it: too coarse for counts
                 options["INFERENCE_PRECISION_HINT"] = "f32"
             self._request: Any = core.compile_model(graph, "CPU", options).create_infer_request()

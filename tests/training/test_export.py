@@ -74,7 +74,9 @@ def test_the_engine_does_what_the_network_does(tmp_path, name):
 
 def test_card_says_what_was_done(tmp_path):
     checkpoint(tmp_path / "t", "ptychonn-lift", LIFT)
-    card = export(tmp_path / "t", tmp_path / "m", name="test", version="1", pixel_size_um=0.012, energy_kev=9.5, eight_bit=True)
+    card = export(
+        tmp_path / "t", tmp_path / "m", name="test", version="1", pixel_size_um=0.012, energy_kev=9.5, eight_bit=True
+    )
     assert (card.pixel_size_um, card.energy_kev, card.corpus) == (0.012, 9.5, 64 * "5")
     assert (card.preparation, card.refine_file, card.patch_px) == ("lift", "refine.onnx", 48)
     assert card.training["results"] == [{"mae_rad": 0.1}]
