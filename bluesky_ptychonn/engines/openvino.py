@@ -1,5 +1,6 @@
 """The engine on a CPU: OpenVINO runs the networks, numba and FFTs prepare their input."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,18 @@ class OpenVinoEngine:
         return phase
 
 
+@functools.cache
+def _core() -> Any:
+    """The one OpenVINO core of this process.
+
+    Each core gives the thread a stack for signal handlers, and on its end the one that was there before: with two that
+    end in another order than the reverse, the thread is left with a stack that is gone, and dies of the next signal.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class _Network:
     """One compiled graph, the array it reads and the one it writes.
 
@@ -85,7 +98,7 @@ class _Network:
     ) -> None:
         import openvino
 
-        core, who = openvino.Core(), f"model {model.card.version}: {file}"
+        core, who = _core(), f"model {model.card.version}: {file}"
         try:
             graph = core.read_model(model.directory / file)
             fixed = graph.input(0).partial_shape[0]

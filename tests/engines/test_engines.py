@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -162,3 +164,29 @@ def test_models_that_do_not_fit_their_card(tmp_path, files, values, message):
     pytest.importorskip("openvino")
     with pytest.raises(EngineMismatch, match=message):
         open_engine("openvino", changed_starter(tmp_path / "m", files, **values))
+
+
+SIGNALLED = """
+import gc, signal, sys
+from bluesky_ptychonn.engines.registry import open_engine
+
+first = open_engine("openvino")
+second = open_engine("openvino")
+del first
+gc.collect()
+del second
+gc.collect()
+
+def leave(number, _):
+    raise SystemExit(7)
+
+signal.signal(signal.SIGTERM, leave)
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_a_swap_of_engines_is_handled():
+    """The older engine ends first, as in a swap; what a handler then runs on must still be there."""
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
