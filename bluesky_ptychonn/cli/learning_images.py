@@ -186,7 +186,8 @@ class Laboratory:
             phase_rad = reconstructed(scan, method, sweeps, probe, self.truth(asked), covered, self.region)
         else:
             sweeps, phase_rad = None, stitched(self._engines[method], scan, probe, covered.shape)
-        return Image(phase_rad, covered, figures, sweeps is None, sweeps, time.monotonic() - begin_s)
+        learned = method in self._engines and self._engines[method].card is not None
+        return Image(phase_rad, covered, figures, learned, sweeps, time.monotonic() - begin_s)
 
 
 def light_of(scan: TestScan, probe: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
