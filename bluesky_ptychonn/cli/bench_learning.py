@@ -33,7 +33,7 @@ KEYS = (
 )
 """What each result has.
 
-``ssim`` of a network or the lift is that of its image as it is: its zero means the empty beam. Phase retrieval leaves a
+``ssim`` of a network is that of its image as it is: its zero means the empty beam. The lift and phase retrieval leave a
 constant open; there the median difference is removed. ``ssim_mean_removed`` is that without the mean difference, for
 all: where the truth is flat it falls by half at an offset of 0.006 rad, so that too much contrast in the features
 spoils the ground, too (`docs/decisions/0007-which-constant.md`).
@@ -100,9 +100,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if options.json and results:
             write_figures(options.json, "bench learning", measured_under, results)
-    print(
-        "SSIM: images of networks as they are; of phase retrieval without the median difference, a constant being open"
-    )
+    print("SSIM: images of networks as they are; others without the median difference, a constant being open")
     print("\n".join(f"{name}: {value}" for name, value in measured_under.items()))
     print(f"pictures: {', '.join(str(path) for path in sorted(options.output.glob('*.png')))}")
     return 0

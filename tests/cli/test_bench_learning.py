@@ -36,7 +36,7 @@ def test_quick_run_without_a_model(tmp_path, monkeypatch, capsys):
         "lift",
         49,
     ]
-    assert (first["removed"], first["data_range"], first["region"]) == ("", 0.6, "140:320,140:320")
+    assert (first["removed"], first["data_range"], first["region"]) == ("constant (median)", 0.6, "140:320,140:320")
     assert {result["removed"] for result in results if result["method"] == "epie"} == {"constant (median)"}
     assert (star["test"], star["ssim"]) == ("star", None)
     assert "PTYCHONN_DATA names no folder" in star["skipped"]
