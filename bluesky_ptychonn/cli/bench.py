@@ -4,6 +4,8 @@
     bluesky-ptychonn bench phase-retrieval --json retrieval.json
     bluesky-ptychonn bench phase-retrieval --source star.npz --modes 1 2
     bluesky-ptychonn bench learning --json learning.json
+    bluesky-ptychonn bench training --minutes 30 --json training.json
+    bluesky-ptychonn bench tuning TRAINING --json tuning.json
 
 `stream` runs the whole chain: the detector IOC in its own process sends frames of a simulated sample at the rate asked
 for, the edge turns them into phase and stitches them. It fails if a frame is lost, shed or unpaired; never for speed.
@@ -14,6 +16,9 @@ where the error on frames that took no part is what can be asked.
 
 `learning` measures the models that come with the package, and others given by --model, against the frozen test sets and
 on a real Siemens star, in ten minutes.
+
+`training` trains the paper's network and ours by either recipe and draws the error against computing time, and against
+the number of pairs; `tuning` teaches a trained network a new sample in minutes. Both need hours or tens of minutes.
 """
 
 import argparse
@@ -30,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     from bluesky_ptychonn.cli import bench_learning, bench_retrieval, bench_training, bench_tuning
 
-    cases = parser.add_subparsers(dest="case", required=True, metavar="stream|phase-retrieval")
+    cases = parser.add_subparsers(dest="case", required=True, metavar="stream|phase-retrieval|learning|training|tuning")
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
     stream.add_argument("--size", type=int, default=128, choices=(128,), help="side of a frame, px; the model's")
     stream.add_argument("--fps", type=float, default=1000.0, help="frames per second asked of the detector")

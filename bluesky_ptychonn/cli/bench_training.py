@@ -16,6 +16,8 @@ PHOTONS = 1e6
 FRAMES = 40
 SEED = 20262
 HELD_OUT = 0.05
+JUDGED = 12
+"""Scans that no size of the corpus holds: by them all sizes are judged."""
 VALIDATIONS = 24
 """Points of a curve, about."""
 CONTESTANTS = ("ptychonn2/paper", "ptychonn2/robust", "ptychonn-lift/robust")
@@ -44,18 +46,21 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         refuse_unwritable("--json", options.json)
     options.output.mkdir(parents=True, exist_ok=True)
-    shards = _corpus(options.output / "corpus", max([*options.pairs, options.curve_pairs]))
-    curve_shards = shards[: round(options.curve_pairs / FRAMES)]
+    most = max([*options.pairs, options.curve_pairs]) / FRAMES / (1 - HELD_OUT)
+    every = _corpus(options.output / "corpus", JUDGED + round(most))
+    judged, shards = every[:JUDGED], every[JUDGED:]
     curves, sizes = [], []
     for contestant in options.contestants:
         network, recipe = contestant.split("/")
         out = options.output / f"{network}-{recipe}"
-        curves.append(_trained(out, curve_shards, network, recipe, options.minutes, options.threads))
+        curves.append(
+            _trained(out, _some(shards, options.curve_pairs), network, recipe, options.minutes, options.threads)
+        )
     for pairs in options.pairs:
         out = options.output / f"pairs-{pairs}"
-        few = shards[: max(2, round(pairs / FRAMES / (1 - HELD_OUT)))]
+        few = _some(shards, pairs)
         sizes.append(_trained(out, few, "ptychonn-lift", "robust", options.pair_minutes, options.threads))
-        _judge_alike(sizes[-1], out, shards[-max(1, round(HELD_OUT * len(shards))) :])
+        _judge_alike(sizes[-1], out, judged)
     results = [*curves, *sizes]
     for result in results:
         shown = {key: value for key, value in result.items() if key != "history"}
@@ -76,7 +81,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _corpus(directory: Path, pairs: int) -> Sequence[Any]:
+def _some(shards: Sequence[Any], pairs: int) -> Sequence[Any]:
+    """Shards of so many pairs to learn from, beside those that a training holds out."""
+    return shards[: max(2, round(pairs / FRAMES / (1 - HELD_OUT)))]
+
+
+def _corpus(directory: Path, scans: int) -> Sequence[Any]:
     """Simulated scans of the one beamline, made or found."""
     import numpy as np
     from tqdm import tqdm
@@ -88,7 +98,7 @@ def _corpus(directory: Path, pairs: int) -> Sequence[Any]:
     corpus, probe = Corpus(directory), zone_plate_probe(GEOMETRY)
     there = {shard.run: shard for shard in corpus.open()}
     shards = []
-    for number in tqdm(range(-(-pairs // FRAMES)), desc="simulate", unit="scan"):
+    for number in tqdm(range(scans), desc="simulate", unit="scan"):
         run = f"one-beamline-{SEED}-{number}"
         if run not in there:
             scan = simulate_scan(

@@ -15,7 +15,7 @@ COMMANDS = {
     "view": "a window on the stitched image",
     "catalog": "the embedded Tiled catalog; send backed-up runs to it",
     "reconstruct": "phase retrieval of a run or file: object, probe, and whether to believe them",
-    "bench": "measure: the whole chain at a frame rate, or phase retrieval",
+    "bench": "measure: the whole chain at a frame rate, phase retrieval, models, training",
     "corpus": "labelled scans to learn from: simulate, add, list, verify",
     "train": "train a network on a corpus, and make a model of it",
     "models": "the model store: list, show, validate, publish through the gate, roll back, import",

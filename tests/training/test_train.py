@@ -17,6 +17,7 @@ from small_corpus import TINY, small_corpus, small_recipe
 from bluesky_ptychonn.training.learning import physics
 from bluesky_ptychonn.training.learning.batches import Augmentation, Batches
 from bluesky_ptychonn.training.learning.checkpoint import CHECKPOINT, read_checkpoint, trained_network
+from bluesky_ptychonn.training.learning.networks import build_network
 from bluesky_ptychonn.training.learning.ranks import Ranks, find_ranks
 from bluesky_ptychonn.training.learning.recipes import RECIPES, SCHEDULES, errors, loss_of, probe_weighted
 from bluesky_ptychonn.training.learning.train import train
@@ -27,6 +28,7 @@ from pathlib import Path
 import os
 sys.path.insert(0, sys.argv[3])
 from small_corpus import TINY, small_corpus, small_recipe
+from bluesky_ptychonn.training.learning.networks import build_network
 from bluesky_ptychonn.training.learning.ranks import find_ranks
 from bluesky_ptychonn.training.learning.train import train
 print("begins", flush=True)
@@ -158,6 +160,21 @@ def test_another_training_is_not_taken_for_this_one(corpus, tmp_path):
         train(tmp_path, shards, recipe=small_recipe(), configuration=TINY, epochs=1, seed=1)
     with pytest.raises(ValueError, match="another snapshot"):
         train(tmp_path, shards[:3], recipe=small_recipe(), configuration=TINY, epochs=1)
+    with pytest.raises(ValueError, match="another start"):
+        train(tmp_path, shards, recipe=small_recipe(), start=tmp_path, epochs=1)
+
+
+def test_gradients_are_cut_where_the_recipe_says_so(corpus, tmp_path):
+    """Cut to nothing they move nothing; left alone, as the paper leaves them, they do."""
+    moved = []
+    for clip in (1e-16, 0.0):
+        out = tmp_path / str(clip)
+        plain = small_recipe(clip=clip, averaging=0.0, weight_decay=0.0)
+        train(out, small_corpus(corpus), recipe=plain, configuration=TINY, epochs=1)
+        torch.manual_seed(0)
+        fresh = build_network("ptychonn-lift", TINY).state_dict()
+        moved.append(max(float((fresh[name] - value).abs().max()) for name, value in weights_of(out).items()))
+    assert moved[0] < 1e-8 < 1e-4 < moved[1]
 
 
 def test_time_sets_the_steps_and_a_stop_is_kept(corpus, tmp_path):

@@ -1,4 +1,4 @@
-"""How a network is trained: losses, schedules, and the two recipes, the paper's and ours."""
+"""How a network is trained: losses, schedules, and the recipes, the paper's and ours."""
 
 import math
 from collections.abc import Callable
@@ -32,6 +32,8 @@ class Recipe:
     low_rate, high_rate : float
         Learning rates between which the schedule moves.
     weight_decay : float
+    clip : float
+        Largest norm of the gradient; 0 leaves it as it is.
     averaging : float
         Decay of the exponential average of the weights which is kept; 0 keeps the weights themselves.
     augmentation : Augmentation
@@ -56,6 +58,7 @@ class Recipe:
     low_rate: float = 1e-5
     high_rate: float = 1.5e-3
     weight_decay: float = 1e-4
+    clip: float = 1.0
     averaging: float = 0.999
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(True, 0.15, 0.05))
     held_out: str = "scan"
@@ -82,6 +85,7 @@ RECIPES = {
         low_rate=1e-4,
         high_rate=5e-4,
         weight_decay=0.0,
+        clip=0.0,
         averaging=0.0,
         augmentation=Augmentation(symmetries=False),
         held_out="frame",
@@ -103,8 +107,10 @@ def triangular2(recipe: Recipe, step: int, total: int, per_epoch: int) -> float:
 
 
 def one_cycle(recipe: Recipe, step: int, total: int, per_epoch: int) -> float:
-    """Up over the first 3 % of the steps, then half a cosine down."""
-    done = step / max(total, 1)
+    """Up over the first 3 % of the steps, then half a cosine down; low while their number is not known yet."""
+    if not total:
+        return recipe.low_rate
+    done = step / total
     if done < 0.03:
         return max(recipe.low_rate, recipe.high_rate * done / 0.03)
     falling = 0.5 * (1 + math.cos(math.pi * min(1.0, (done - 0.03) / 0.97)))

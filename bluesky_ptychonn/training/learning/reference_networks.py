@@ -15,10 +15,8 @@ from torch import nn
 SMALLEST_AMPLITUDE = 1e-3
 
 
-class PtychoNN2(nn.Module):
-    """``ptychonn2``: counts to phase; encoder and one decoder of four blocks, no skips, no normalisation.
-
-    The names of its parameters are those of the published state dict.
+class _OfCounts(nn.Module):
+    """A network whose encoder sees the counts of the whole frame.
 
     Parameters
     ----------
@@ -30,11 +28,21 @@ class PtychoNN2(nn.Module):
 
     preparation = "counts"
 
-    def __init__(self, frame_px: int = 128, channels: int = 16) -> None:
+    def __init__(self, frame_px: int, channels: int) -> None:
         super().__init__()
         self.patch_px = frame_px
         self.configuration = {"frame_px": frame_px, "channels": channels}
         self.encoder = encoder(channels)
+
+
+class PtychoNN2(_OfCounts):
+    """``ptychonn2``: counts to phase; encoder and one decoder of four blocks, no skips, no normalisation.
+
+    The names of its parameters are those of the published state dict.
+    """
+
+    def __init__(self, frame_px: int = 128, channels: int = 16) -> None:
+        super().__init__(frame_px, channels)
         self.decoder2 = decoder(channels, nn.Tanh())
 
     def phase_of(self, counts: torch.Tensor) -> torch.Tensor:
@@ -47,24 +55,11 @@ class PtychoNN2(nn.Module):
         return [torch.cat([torch.zeros_like(phase), phase], dim=1)]
 
 
-class PtychoNN(nn.Module):
-    """``ptychonn``: counts to amplitude and phase, with a decoder for each; about 4.7 M parameters.
-
-    Parameters
-    ----------
-    frame_px : int
-        Side of patterns and patches, a multiple of 16.
-    channels : int
-        Of the first block.
-    """
-
-    preparation = "counts"
+class PtychoNN(_OfCounts):
+    """``ptychonn``: counts to amplitude and phase, with a decoder for each; about 4.7 M parameters."""
 
     def __init__(self, frame_px: int = 128, channels: int = 32) -> None:
-        super().__init__()
-        self.patch_px = frame_px
-        self.configuration = {"frame_px": frame_px, "channels": channels}
-        self.encoder = encoder(channels)
+        super().__init__(frame_px, channels)
         self.decoder1 = decoder(channels, nn.Sigmoid())
         self.decoder2 = decoder(channels, nn.Tanh())
 

@@ -76,27 +76,6 @@ def any_beamline(rng: np.random.Generator, geometry: Geometry) -> tuple[np.ndarr
     return assumed, imperfect(rng, assumed)
 
 
-def one_beamline(rng: np.random.Generator, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the probe of the simulated beamline's zone plate as it is told on some day, and how it truly is.
-
-    What is told lies within 15 % of the usual defocus and up to 20 % of it astigmatic. In half of the scans it is true,
-    to the mottle of the cone; else defocus and astigmatism are off by a tenth or so of the defocus.
-    """
-    usual_um, angle_rad = 170.0, rng.uniform(0, np.pi)
-    told_um = usual_um * rng.uniform(0.85, 1.15)
-    astigmatism_um = usual_um * rng.uniform(0, 0.2) * (rng.random() < 0.4)
-    off = rng.random() < 0.5
-    true_um = told_um + off * usual_um * np.clip(rng.normal(0, 0.1), -0.25, 0.25)
-    also_um = astigmatism_um + off * usual_um * abs(rng.normal(0, 0.05))
-    assumed, true = (
-        zone_plate_probe(geometry, defocus_um=at, astigmatism_um=split, astigmatism_angle_rad=angle_rad)
-        for at, split in ((told_um, astigmatism_um), (true_um, also_um))
-    )
-    mottle = ndimage.gaussian_filter(rng.standard_normal(true.shape), 1.5, mode="wrap")
-    true = near_field(far_field(true) * np.clip(1 + 0.3 * rng.random() * mottle / mottle.std(), 0.2, 2))
-    return assumed, with_counts(true, 1.0)
-
-
 def random_probe(rng: np.random.Generator, geometry: Geometry) -> np.ndarray:
     """Probe of a random zone plate on either side of its focus, (N, N) complex64 of unit power."""
     zone_nm = rng.uniform(26, 50)
@@ -170,10 +149,8 @@ def detect(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:
     return patterns
 
 
-def add_simulated(
-    corpus: Corpus, scans: range, frames: int, seed: int, probes: Probes | None = None
-) -> Iterator[Shard]:
+def add_simulated(corpus: Corpus, scans: range, frames: int, seed: int) -> Iterator[Shard]:
     """Add simulated scans to a corpus, one after another; each is the same for the same seed and number."""
     for number in scans:
-        scan = simulate_scan(np.random.default_rng([seed, number]), frames, probes=probes)
+        scan = simulate_scan(np.random.default_rng([seed, number]), frames)
         yield corpus.add(replace(scan, about={**scan.about, "run": f"simulated-{seed}-{number}"}))

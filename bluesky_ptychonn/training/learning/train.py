@@ -107,8 +107,8 @@ class _Training:
             "recipe": recipe.as_figures(),
             "seed": seed,
             "snapshot": sorted(shard.name for shard in shards),
+            "start": hashlib.sha256((start / CHECKPOINT).read_bytes()).hexdigest() if start else "",
         }
-        self.start = hashlib.sha256((start / CHECKPOINT).read_bytes()).hexdigest() if start else ""
         self.batches, self.held_out = split(
             shards,
             recipe.held_out,
@@ -191,7 +191,8 @@ class _Training:
         loss = loss_of(recipe, [estimate.float() for estimate in estimates], batch)
         self.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if recipe.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         self.optimiser.step()
         self.step += 1
         self.running = loss.item() if self.step == 1 else 0.99 * self.running + 0.01 * loss.item()
@@ -241,7 +242,6 @@ class _Training:
                 "steps": self.total,
                 "processes": self.ranks.size,
                 "device": self.device.type,
-                "start": self.start,
             },
             "results": self.history[-1:],
             "history": self.history,
@@ -274,7 +274,7 @@ class _Training:
         state = read_checkpoint(self.out)
         for key, value in self.identity.items():
             if state[key] != value:
-                shown = "another snapshot" if key == "snapshot" else f"{key} = {state[key]!r}, not {value!r}"
+                shown = f"another {key}" if key in ("snapshot", "start") else f"{key} = {state[key]!r}, not {value!r}"
                 raise ValueError(f"{self.out} holds a training with {shown}; choose another folder")
         self.model.load_state_dict(state["weights"])
         self.kept.load_state_dict(state["kept"])
