@@ -149,7 +149,8 @@ class _Training:
         while not self.total or self.step < self.total:
             self._learn(per_epoch)
             bar.update()
-            bar.set_postfix(loss=f"{self.running:.4f}", refresh=False)
+            held_out = {"held_out_rad": self.history[-1]["mae_rad"]} if self.history else {}
+            bar.set_postfix(loss=f"{self.running:.4f}", **held_out, refresh=False)
             self.spent_s = self._clock_s() - began
             if not self.total and self.step == TIMED_STEPS[0]:
                 timed = self.spent_s
@@ -225,7 +226,6 @@ class _Training:
             figures = self.figures()
             replace_file(self.out / "figures.json", (json.dumps(figures, indent=1) + "\n").encode())
             draw_samples(self.out / "samples.png", self.kept, self.held_out[0], self.device)
-            tqdm.write(json.dumps(self.history[-1]))
             if on_epoch:
                 on_epoch(figures)
 
