@@ -2,6 +2,8 @@
 
     bluesky-ptychonn corpus simulate corpus --scans 200             something to learn from
     bluesky-ptychonn train OUT --corpus corpus --minutes 60         train; the same command goes on after a stop
+    bluesky-ptychonn train OUT --simulate 2 --minutes 60            no corpus: two processes simulate meanwhile
+    bluesky-ptychonn train OUT --simulate 14 --recipe large --minutes 9         the same on a GPU
     bluesky-ptychonn train OUT --corpus corpus --recipe paper --network ptychonn2
     bluesky-ptychonn train OUT2 --corpus corpus --start OUT --recipe tune --minutes 5       learn a new sample
     bluesky-ptychonn train OUT --export MODEL                       a model (ONNX, card, golden pair) of the training
@@ -11,8 +13,9 @@ out patches: label beside network). Ctrl-C, SIGTERM and SIGUSR1 (a scheduler tha
 with the checkpoint written. Started by torchrun, srun or mpiexec, the processes share each batch.
 
 Recipe `robust` is ours: probe-weighted loss, mirrors and turns, doses thinned, probes given wrongly, averaged weights,
-whole scans held out. `tune` is the same, gentler, for few scans of one sample; `paper` is that of the paper. Needs the
-extra `training` (torch).
+whole scans held out. `large` is the same in batches of 1,024, for a GPU; `stitched` learns further what is best once
+overlapping patches are averaged (--simulate only); `tune` is gentler, for few scans of one sample; `paper` is that of
+the paper. Needs the extra `training` (torch).
 """
 
 import argparse
@@ -29,9 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the training")
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="what to learn from")
+    parser.add_argument(
+        "--simulate", type=int, metavar="N", help="learn from scans that N processes simulate meanwhile, not a corpus"
+    )
+    parser.add_argument(
+        "--visits", type=float, default=4.0, help="how often a simulated pair is learned from; more where the GPU waits"
+    )
     parser.add_argument("--snapshot", type=Path, metavar="FILE", help="names of shards, one per line (default: all)")
-    parser.add_argument("--network", default="ptychonn-lift", help="ptychonn-lift, ptychonn2 or ptychonn")
-    parser.add_argument("--recipe", default="robust", choices=("robust", "tune", "paper"))
+    parser.add_argument(
+        "--network", default="ptychonn-lift", help="ptychonn-lift, ptychonn-lift-large, ptychonn2 or ptychonn"
+    )
+    parser.add_argument("--recipe", default="robust", choices=("robust", "large", "stitched", "tune", "paper"))
     parser.add_argument("--start", type=Path, metavar="DIR", help="training whose network is learned further")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the corpus (default: the recipe's)")
@@ -57,17 +68,22 @@ def run(options: argparse.Namespace) -> int:
         )
         print(f"{options.export}: {card.name}; try it with `bluesky-ptychonn models validate {options.export} ...`")
         return 0
-    if not options.corpus:
-        raise Problem("--corpus DIR is needed to train; `bluesky-ptychonn corpus --help` says how to make one")
+    if bool(options.corpus) == bool(options.simulate):
+        raise Problem("either --corpus DIR (`bluesky-ptychonn corpus --help` says how to make one) or --simulate N")
     from bluesky_ptychonn.training.learning.corpus import Corpus
     from bluesky_ptychonn.training.learning.ranks import find_ranks
     from bluesky_ptychonn.training.learning.recipes import RECIPES
+    from bluesky_ptychonn.training.learning.simulators import STITCHED_GROUP, Simulation
     from bluesky_ptychonn.training.learning.train import train
 
-    names = options.snapshot.read_text().split() if options.snapshot else None
-    shards = Corpus(options.corpus).open(names)
-    if not shards:
-        raise Problem(f"{options.corpus} holds no shards; `bluesky-ptychonn corpus --help` says how to add some")
+    if options.simulate:
+        group = STITCHED_GROUP if RECIPES[options.recipe].stitched else 1
+        shards = Simulation(options.simulate, options.visits, group=group)
+    else:
+        names = options.snapshot.read_text().split() if options.snapshot else None
+        shards = Corpus(options.corpus).open(names)
+        if not shards:
+            raise Problem(f"{options.corpus} holds no shards; `bluesky-ptychonn corpus --help` says how to add some")
     got: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: got.append(number))

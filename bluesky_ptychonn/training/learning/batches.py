@@ -1,7 +1,7 @@
 """Batches of a snapshot of the corpus: the same for the same seed and step, on any number of processes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class Batch:
         Log amplitude and phase, rad.
     weight : (B, n, n) float32
         Intensity of the probe, less where the label is badly known.
+    offsets_px : (B / G, G, 2) int64, optional
+        Of frames that overlap in groups of G, one group after the other: places relative to the middle of the group.
     """
 
     patterns: torch.Tensor
@@ -33,10 +35,27 @@ class Batch:
     probe: torch.Tensor
     labels: torch.Tensor
     weight: torch.Tensor
+    offsets_px: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
-        return Batch(*(getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)))
+        patterns, valid, probe, labels, weight = (image.to(device, non_blocking=True) for image in self.images)
+        offsets = None if self.offsets_px is None else self.offsets_px.to(device, non_blocking=True)
+        return Batch(patterns, valid, probe, labels, weight, offsets)
+
+    def turned(self, flip_y: bool, flip_x: bool, swap: bool) -> "Batch":
+        """Mirror all frames about their centre pixels, and swap their axes."""
+        patterns, valid, probe, labels, weight = (turn(image, flip_y, flip_x, swap) for image in self.images)
+        offsets = self.offsets_px
+        if offsets is not None:
+            offsets = offsets * torch.tensor([1 - 2 * flip_y, 1 - 2 * flip_x], device=offsets.device)
+            offsets = offsets.flip(-1) if swap else offsets
+        return Batch(patterns, valid, probe, labels, weight, offsets)
+
+    @property
+    def images(self) -> tuple[torch.Tensor, ...]:
+        """Everything with the axes of the frames."""
+        return self.patterns, self.valid, self.probe, self.labels, self.weight
 
 
 @dataclass(frozen=True)
@@ -115,12 +134,14 @@ class Batches:
             self._epoch, self._order = epoch, np.random.default_rng([self._seed, 1, epoch]).permutation(self.pairs)
         chosen = self._order[(part * self._size + np.array(self._mine)) % self.pairs]
         rows = [self._pair(int(row), [self._seed, 2, step, k]) for row, k in zip(chosen, self._mine, strict=True)]
-        tensors = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*rows, strict=True)]
-        if self._augmentation.symmetries:
-            flip_y, flip_x, swap = np.random.default_rng([self._seed, 3, step]).random(3) < 0.5
-            tensors = [turn(tensor, bool(flip_y), bool(flip_x), bool(swap)) for tensor in tensors]
-        patterns, valid, probe, labels, weight = tensors
-        return Batch(patterns, valid, probe, labels.float(), weight)
+        patterns, valid, probe, labels, weight = (
+            torch.from_numpy(np.stack(arrays)) for arrays in zip(*rows, strict=True)
+        )
+        batch = Batch(patterns, valid, probe, labels.float(), weight)
+        if not self._augmentation.symmetries:
+            return batch
+        flip_y, flip_x, swap = np.random.default_rng([self._seed, 3, step]).random(3) < 0.5
+        return batch.turned(bool(flip_y), bool(flip_x), bool(swap))
 
     def _pair(self, row: int, seed: list[int]) -> tuple[np.ndarray, ...]:
         shard, frame = self._shards[self._shard_of[row]], self._frame_of[row]

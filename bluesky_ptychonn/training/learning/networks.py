@@ -41,7 +41,7 @@ class LiftNetwork(nn.Module):
 
     preparation = "lift"
 
-    def __init__(self, patch_px: int = 80, first=(16, 32, 64), refine=(24, 48, 96)) -> None:
+    def __init__(self, patch_px: int = 64, first=(32, 32, 64), refine=(32, 64, 96)) -> None:
         super().__init__()
         self.patch_px = patch_px
         self.configuration = {"patch_px": patch_px, "first": list(first), "refine": list(refine or ())}
@@ -61,10 +61,18 @@ class LiftNetwork(nn.Module):
         return [guess, guess + self.refine(torch.cat([asked, guess, light], dim=1)).float()]
 
 
+class LargeLiftNetwork(LiftNetwork):
+    """``ptychonn-lift-large``: the same with ten times the multiplications, to see what a larger network would gain."""
+
+    def __init__(self, patch_px: int = 64, first=(112, 160, 224), refine=(120, 224, 320)) -> None:
+        super().__init__(patch_px, first, refine)
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
     "ptychonn": PtychoNN,
     "ptychonn2": PtychoNN2,
     "ptychonn-lift": LiftNetwork,
+    "ptychonn-lift-large": LargeLiftNetwork,
 }
 
 
@@ -73,7 +81,7 @@ def build_network(name: str, configuration: Mapping[str, Any] | None = None) -> 
 
     Parameters
     ----------
-    name : {"ptychonn", "ptychonn2", "ptychonn-lift"}
+    name : {"ptychonn", "ptychonn2", "ptychonn-lift", "ptychonn-lift-large"}
     configuration : mapping, optional
         Arguments of its class; the defaults without it.
 

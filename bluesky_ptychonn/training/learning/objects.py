@@ -29,7 +29,8 @@ def random_object(rng: np.random.Generator, side_px: int) -> np.ndarray:
     >>> bool(np.abs(object_).max() <= 1.001)
     True
     """
-    depth = np.exp(rng.uniform(np.log(0.1), np.log(2.0))) * (1 if rng.random() < 0.15 else -1)
+    shallowest, deepest = (0.1, 2.0) if rng.random() < 0.5 else (0.25, 1.2)  # rad; most samples at hard X-rays
+    depth = np.exp(rng.uniform(np.log(shallowest), np.log(deepest))) * (1 if rng.random() < 0.15 else -1)
     features = _structure(rng, side_px)
     phase = depth * features
     if rng.random() < 0.2:

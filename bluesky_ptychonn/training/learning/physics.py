@@ -3,7 +3,7 @@
 import torch
 
 from bluesky_ptychonn.core.lift import DARK, REGULARISATION
-from bluesky_ptychonn.core.projection import LIGHT_DECADES, ONE_COUNT
+from bluesky_ptychonn.core.projection import LARGEST_LOG, LIGHT_DECADES, ONE_COUNT
 
 
 def far_field(wave: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,8 @@ def misfit(patterns: torch.Tensor, valid: torch.Tensor, probe: torch.Tensor, est
 def _modelled(probe: torch.Tensor, estimate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Transmission of the patch, and far field of the probe behind it; around the patch the object is 1."""
     edge = (probe.shape[-1] - estimate.shape[-1]) // 2
-    inside = torch.polar(torch.exp(estimate[:, 0]), estimate[:, 1])
+    log_amplitude = estimate[:, 0].clamp(-float(LARGEST_LOG), float(LARGEST_LOG))
+    inside = torch.polar(torch.exp(log_amplitude), estimate[:, 1])
     around = torch.nn.functional.pad(torch.view_as_real(inside - 1), (0, 0, edge, edge, edge, edge))
     return inside, far_field(probe * (torch.view_as_complex(around) + 1))
 

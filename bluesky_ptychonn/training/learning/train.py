@@ -11,24 +11,30 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from bluesky_ptychonn.io.durable import replace_file
+from bluesky_ptychonn.training.learning.batches import Batch
 from bluesky_ptychonn.training.learning.checkpoint import CHECKPOINT, read_checkpoint, trained_network, write_checkpoint
 from bluesky_ptychonn.training.learning.corpus import Shard, snapshot_sha256
-from bluesky_ptychonn.training.learning.held_out import draw_samples, pair_errors, split
+from bluesky_ptychonn.training.learning.held_out import draw_samples, pair_errors
 from bluesky_ptychonn.training.learning.networks import build_network
 from bluesky_ptychonn.training.learning.ranks import Ranks, joined
 from bluesky_ptychonn.training.learning.recipes import SCHEDULES, Recipe, loss_of
+from bluesky_ptychonn.training.learning.simulators import Simulation
+from bluesky_ptychonn.training.learning.stream import SimulatedBatches, lessons
 
 TIMED_STEPS = (10, 40)
 """Steps between which the speed is measured, where a training is limited by time."""
 SAVE_EVERY_S = 120.0
+SHOW_EVERY = 20
+"""Steps between two looks at the loss: each look waits for the device."""
 
 
 def train(
     out: Path,
-    shards: Sequence[Shard],
+    shards: Sequence[Shard] | Simulation,
     *,
     recipe: Recipe,
     network: str = "ptychonn-lift",
@@ -51,8 +57,8 @@ def train(
     ----------
     out : Path
         Folder for `checkpoint.pt`, `figures.json` and `samples.png`, written each epoch.
-    shards : sequence of Shard
-        The snapshot.
+    shards : sequence of Shard, or Simulation
+        The snapshot, or what makes scans while the network learns.
     recipe : Recipe
     network : str
         Name in `networks.NETWORKS`.
@@ -89,7 +95,10 @@ def train(
     torch.set_num_threads(threads)
     with joined(ranks):
         run = _Training(out, shards, recipe, network, configuration, seed, start, ranks)
-        run.go(epochs or (None if minutes else recipe.epochs), minutes, on_epoch, stop)
+        try:
+            run.go(epochs or (None if minutes else recipe.epochs), minutes, on_epoch, stop)
+        finally:
+            run.close()
         return run.figures()
 
 
@@ -106,24 +115,21 @@ class _Training:
             "configuration": model.configuration,
             "recipe": recipe.as_figures(),
             "seed": seed,
-            "snapshot": sorted(shard.name for shard in shards),
+            "snapshot": [shards.name] if isinstance(shards, Simulation) else sorted(shard.name for shard in shards),
             "start": hashlib.sha256((start / CHECKPOINT).read_bytes()).hexdigest() if start else "",
         }
-        self.batches, self.held_out = split(
-            shards,
-            recipe.held_out,
-            recipe.validation_share,
-            seed,
-            size=recipe.batch,
-            augmentation=recipe.augmentation,
-            ranks=ranks,
-        )
+        patch_px = int(model.patch_px)  # pyright: ignore[reportArgumentType]
+        self.batches, self.held_out = lessons(shards, recipe, seed, patch_px, ranks)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.kept = copy.deepcopy(self.model)
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.high_rate, weight_decay=recipe.weight_decay
+            self.model.parameters(),
+            lr=recipe.high_rate,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda",
         )
-        self.step, self.total, self.spent_s, self.running = 0, 0, 0.0, 0.0
+        self.step, self.total, self.spent_s = 0, 0, 0.0
+        self.running = torch.zeros((), device=self.device)
         self.best = float("inf")
         self.history: list[dict[str, Any]] = []
         if (out / CHECKPOINT).exists():
@@ -147,10 +153,11 @@ class _Training:
             disable=not self.ranks.first,
         )
         while not self.total or self.step < self.total:
-            self._learn(per_epoch)
+            self.learn(self.batches.batch(self.step))
             bar.update()
-            held_out = {"held_out_rad": self.history[-1]["mae_rad"]} if self.history else {}
-            bar.set_postfix(loss=f"{self.running:.4f}", **held_out, refresh=False)
+            if self.step % SHOW_EVERY == 0:
+                held_out = {"held_out_rad": self.history[-1]["mae_rad"]} if self.history else {}
+                bar.set_postfix(loss=f"{float(self.running):.4f}", **held_out, refresh=False)
             self.spent_s = self._clock_s() - began
             if not self.total and self.step == TIMED_STEPS[0]:
                 timed = self.spent_s
@@ -158,7 +165,7 @@ class _Training:
                 pace_s = (self.spent_s - timed) / (TIMED_STEPS[1] - TIMED_STEPS[0])
                 self.total = bar.total = self._agreed(self.step + (60 * (minutes or 0) - self.spent_s) / pace_s)
             if self.step == self.total or self._is_due(per_epoch):
-                self._validate(per_epoch, on_epoch)
+                self.validate(on_epoch)
                 saved = time.monotonic()
             if self.ranks.any(stop()):
                 if self.ranks.first:
@@ -180,13 +187,18 @@ class _Training:
             return time.monotonic()
         return time.process_time() / torch.get_num_threads()
 
-    def _learn(self, per_epoch: int) -> None:
+    def close(self) -> None:
+        """End the processes that simulate, if there are any."""
+        if isinstance(self.batches, SimulatedBatches):
+            self.batches.close()
+
+    def learn(self, batch: Batch) -> None:
         """One step."""
         recipe = self.recipe
-        rate = SCHEDULES[recipe.schedule](recipe, self.step, self.total, per_epoch)
+        rate = SCHEDULES[recipe.schedule](recipe, self.step, self.total, self.batches.steps_per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        batch = self.batches.batch(self.step).to(self.device)
+        batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             estimates = self.learner(batch.patterns, batch.valid, batch.probe)
         loss = loss_of(recipe, [estimate.float() for estimate in estimates], batch)
@@ -196,14 +208,13 @@ class _Training:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         self.optimiser.step()
         self.step += 1
-        self.running = loss.item() if self.step == 1 else 0.99 * self.running + 0.01 * loss.item()
+        self.running = loss.detach() if self.step == 1 else self.running.lerp(loss.detach(), 0.01)
         if recipe.averaging:
             decay = min(recipe.averaging, self.step / (self.step + 10))
-            with torch.no_grad():
-                for mean, value in zip(self.kept.parameters(), self.model.parameters(), strict=True):
-                    mean.lerp_(value, 1 - decay)
+            follow = get_ema_multi_avg_fn(decay)
+            follow(list(self.kept.parameters()), list(self.model.parameters()), self.step)
 
-    def _validate(self, per_epoch: int, on_epoch) -> None:
+    def validate(self, on_epoch) -> None:
         """Validate, and write what there is."""
         judged = self.kept if self.recipe.averaging else self.model
         found = pair_errors(judged, self.held_out, self.device)
@@ -213,11 +224,11 @@ class _Training:
             self.kept.load_state_dict(self.model.state_dict())
         self.history.append(
             {
-                "epoch": round(self.step / per_epoch, 3),
+                "epoch": round(self.step / self.batches.steps_per_epoch, 3),
                 "step": self.step,
                 "pairs_seen": self.step * self.recipe.batch,
                 "minutes": round(self.spent_s / 60, 2),
-                "training_loss": round(self.running, 5),
+                "training_loss": round(float(self.running), 5),
                 **found,
             }
         )
@@ -263,7 +274,7 @@ class _Training:
             "step": self.step,
             "total": self.total,
             "spent_s": self.spent_s,
-            "running": self.running,
+            "running": float(self.running),
             "best": self.best,
             "history": self.history,
             "figures": self.figures(),
@@ -280,4 +291,5 @@ class _Training:
         self.kept.load_state_dict(state["kept"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.total, self.spent_s = state["step"], state["total"], state["spent_s"]
-        self.running, self.best, self.history = state["running"], state["best"], state["history"]
+        self.running = torch.tensor(state["running"], device=self.device)
+        self.best, self.history = state["best"], state["history"]
