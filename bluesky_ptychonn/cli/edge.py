@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_settings_option(parser)
     parser.add_argument("--engine", choices=("auto", "openvino", "lift"), help="instead of edge.engine of the settings")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model store or version; default: the starter model")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="model store or version, starter or large; default: starter"
+    )
     parser.add_argument("--interface", default="", metavar="ADDRESS", help="address to bind; default: loopback")
 
 

@@ -71,6 +71,9 @@ class Effort:
     star_sweeps: int = 60
 
 
+UPSCALED = ", counts scaled up"
+"""Behind the name of a model that is given low counts as if they were those of `PHOTONS` (Babu et al., Figure 4)."""
+
 MANY_POINTS = 500
 QUICK = Effort(
     letters_points=(49,),
@@ -121,7 +124,8 @@ def cases_of(models: Sequence[str], effort: Effort) -> list[Case]:
         cases += [Case("overlap", Asked("etched", overlap_ratio=overlap), method, overlap) for method in every]
     for dose in effort.doses:
         asked = Asked("etched", overlap_ratio=effort.overlaps[0], photons=dose)
-        cases += [Case("dose", asked, method, dose) for method in every]
+        upscaled = [name + UPSCALED for name in models if name != "lift"] if dose < PHOTONS else []
+        cases += [Case("dose", asked, method, dose) for method in [*models, *upscaled, *RETRIEVAL]]
     for test in ("etched", "letters"):
         asked = Asked(test, points=effort.letters_points[0])
         cases += [Case("probe", asked, m, probe, probe) for probe in effort.probes for m in models]

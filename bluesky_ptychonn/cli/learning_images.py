@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +12,10 @@ from bluesky_ptychonn.cli.learning_cases import (
     DEFOCUS_UM,
     MANY_POINTS,
     NAMES,
+    PHOTONS,
     REFERENCE_PHOTONS,
     RETRIEVAL,
+    UPSCALED,
     WRONG_PROBES,
     Asked,
     Case,
@@ -150,10 +152,14 @@ class Laboratory:
         )
 
     def _named(self, method: str) -> dict[str, Any]:
-        engine = self._engines.get(method)
+        engine = self._engine(method)
         if engine is None:
             return {"model": None, "engine": None, "method": method}
-        return {"model": method, "engine": engine.name, "method": "network" if engine.card else engine.name}
+        kind = "network" if engine.card else engine.name
+        return {"model": method, "engine": engine.name, "method": kind + UPSCALED * method.endswith(UPSCALED)}
+
+    def _engine(self, method: str) -> Engine | None:
+        return self._engines.get(method.removesuffix(UPSCALED))
 
     def _simulate(self, asked: Asked) -> tuple[TestScan, np.ndarray, dict[str, Any]]:
         """Scan, where there was light, and figures of the scan."""
@@ -184,10 +190,13 @@ class Laboratory:
             if asked == self.reference_asked:
                 sweeps = self._effort.reference_sweeps
             phase_rad = reconstructed(scan, method, sweeps, probe, self.truth(asked), covered, self.region)
-        else:
-            sweeps, phase_rad = None, stitched(self._engines[method], scan, probe, covered.shape)
-        learned = method in self._engines and self._engines[method].card is not None
-        return Image(phase_rad, covered, figures, learned, sweeps, time.monotonic() - begin_s)
+            return Image(phase_rad, covered, figures, False, sweeps, time.monotonic() - begin_s)
+        engine = self._engines[method.removesuffix(UPSCALED)]
+        if method.endswith(UPSCALED):
+            scaled = np.rint(scan.patterns * (PHOTONS / asked.photons))
+            scan = replace(scan, patterns=scaled.clip(0, 65534).astype(np.uint16))
+        phase_rad = stitched(engine, scan, probe, covered.shape)
+        return Image(phase_rad, covered, figures, engine.card is not None, None, time.monotonic() - begin_s)
 
 
 def light_of(scan: TestScan, probe: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@
     bluesky-ptychonn models import weights.pth --out MODEL         a model of published weights, or of a graph (.onnx)
 
 Without --store it is `edge.model` of the settings, the store that the edge reads; the edge takes up a change between
-two batches. MODEL is a folder with a card, a number in the store, `live`, `starter` (the model of the package) or, to
+two batches. MODEL is a folder with a card, a number in the store, `live`, `starter` or `large` (of the package) or, to
 compare with no network at all, `lift`.
 
 `publish` is a gate. A candidate reaches the store only if its files and golden pair hold, and if it beats the live
@@ -29,7 +29,7 @@ from bluesky_ptychonn.cli.main import Problem
 from bluesky_ptychonn.cli.settings import add_settings_option
 from bluesky_ptychonn.core.model_card import ModelCard
 
-LIVE, STARTER, LIFT = "live", "starter", "lift"
+LIVE, LIFT = "live", "lift"
 SHORT = 12
 """Digits of a hash that are shown."""
 
@@ -116,8 +116,8 @@ def folder_of(options: argparse.Namespace, model: str) -> Path:
     from bluesky_ptychonn.engines import registry
     from bluesky_ptychonn.io.model_store import REFUSED, VERSIONS, live_version
 
-    if model == STARTER:
-        return registry.STARTER
+    if model in registry.PACKAGED:
+        return registry.PACKAGED[model]
     if model == LIVE:
         store = store_of(options)
         live = live_version(store)
@@ -130,7 +130,10 @@ def folder_of(options: argparse.Namespace, model: str) -> Path:
     if part == REFUSED and number.isdigit() and not Path(model).exists():
         return store_of(options) / REFUSED / f"{int(number):06d}"
     if not Path(model).is_dir():
-        raise Problem(f"{model} is no folder of a model; give one, a number in the store, {LIVE}, {STARTER} or {LIFT}")
+        raise Problem(
+            f"{model} is no folder of a model; give one, a number in the store, {LIVE}, "
+            f"{', '.join(registry.PACKAGED)} or {LIFT}"
+        )
     return Path(model)
 
 

@@ -13,7 +13,7 @@ from bluesky_ptychonn.core.scan_data import ScanData
 
 def add_validate_options(parser: argparse.ArgumentParser) -> None:
     """Options of `models validate`."""
-    parser.add_argument("model", metavar="MODEL", help="a folder, a number in the store, live, starter or lift")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a number in the store, live, starter, large or lift")
     parser.add_argument("--scan", required=True, metavar="FILE", help="a scan: .npz, .cxi, or a run of the catalog")
     parser.add_argument("--reconstruction", type=Path, metavar="FILE", help="what `reconstruct` made of it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")

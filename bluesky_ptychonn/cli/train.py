@@ -22,6 +22,7 @@ import argparse
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visits", type=float, default=4.0, help="how often a simulated pair is learned from; more where the GPU waits"
     )
+    parser.add_argument("--photons", type=float, help="per simulated frame: a network for one dose (default: any)")
     parser.add_argument("--snapshot", type=Path, metavar="FILE", help="names of shards, one per line (default: all)")
     parser.add_argument(
         "--network", default="ptychonn-lift", help="ptychonn-lift, ptychonn-lift-large, ptychonn2 or ptychonn"
@@ -76,9 +78,12 @@ def run(options: argparse.Namespace) -> int:
     from bluesky_ptychonn.training.learning.simulators import STITCHED_GROUP, Simulation
     from bluesky_ptychonn.training.learning.train import train
 
+    recipe = RECIPES[options.recipe]
     if options.simulate:
-        group = STITCHED_GROUP if RECIPES[options.recipe].stitched else 1
-        shards = Simulation(options.simulate, options.visits, group=group)
+        if options.photons:
+            recipe = replace(recipe, augmentation=replace(recipe.augmentation, thinning=0.0))
+        group = STITCHED_GROUP if recipe.stitched else 1
+        shards = Simulation(options.simulate, options.visits, group=group, photons=options.photons)
     else:
         names = options.snapshot.read_text().split() if options.snapshot else None
         shards = Corpus(options.corpus).open(names)
@@ -90,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     figures = train(
         options.out,
         shards,
-        recipe=RECIPES[options.recipe],
+        recipe=recipe,
         network=options.network,
         epochs=options.epochs,
         minutes=options.minutes,

@@ -7,8 +7,10 @@ from bluesky_ptychonn.io.model_store import open_model
 
 NAMES = ("lift", "openvino")
 
-STARTER = Path(__file__).parent.parent / "models" / "starter"
-"""The model that comes with the package."""
+PACKAGED = {name: Path(__file__).parent.parent / "models" / name for name in ("starter", "large")}
+"""The models that come with the package."""
+STARTER = PACKAGED["starter"]
+"""The one that is used where none is named."""
 
 
 def open_engine(
@@ -20,7 +22,7 @@ def open_engine(
     ----------
     name : {"lift", "openvino"}
     model_dir : Path, optional
-        A model store or one version of it; the starter model by default. Not used by "lift".
+        A model store, one version of it, or a name of `PACKAGED`; "starter" by default. Not used by "lift".
     max_batch : int
         Largest batch to infer at once.
     threads : int
@@ -52,4 +54,5 @@ def open_engine(
         return LiftEngine(frame_px, max_batch=max_batch)
     from bluesky_ptychonn.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(open_model(model_dir or STARTER), max_batch, threads)
+    folder = STARTER if model_dir is None else PACKAGED.get(str(model_dir), model_dir)
+    return OpenVinoEngine(open_model(folder), max_batch, threads)

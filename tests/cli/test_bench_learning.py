@@ -101,6 +101,28 @@ def test_a_wrong_probe_is_given_to_the_engine_alone():
     assert np.linalg.norm(engine.probes[0] - engine.probes[1]) > 0.1 * np.linalg.norm(engine.probes[0])
 
 
+def test_low_counts_scaled_up_are_those_of_a_high_dose():
+    """The same photons, told to the engine as a hundred times as many: the same picture of a lift, which is linear."""
+
+    class Remembering(LiftEngine):
+        counts: list[float] = []
+
+        def infer(self, patterns):
+            self.counts.append(float(patterns.sum(axis=(1, 2), dtype=np.int64).mean()))
+            return super().infer(patterns)
+
+    laboratory = Laboratory({"lift": Remembering()}, Effort())
+    asked = Asked("etched", overlap_ratio=0.3, photons=1e4)
+    plain, scaled = (laboratory.figures(Case("dose", asked, name, 1e4)) for name in ("lift", "lift, counts scaled up"))
+    counts = Remembering.counts
+    assert np.mean(counts[: len(counts) // 2]) == pytest.approx(1e4, rel=0.1)
+    assert np.mean(counts[len(counts) // 2 :]) == pytest.approx(1e6, rel=0.1)
+    assert (plain["method"], scaled["method"]) == ("lift", "lift, counts scaled up")
+    assert scaled["model"] == "lift, counts scaled up"
+    doses = [case for case in cases_of(["net", "lift"], Effort()) if case.method == "net, counts scaled up"]
+    assert [case.at for case in doses] == [1e5, 1e4, TEN_COUNTS_PHOTONS]
+
+
 def test_truth_itself_is_perfect_and_a_constant_is_open_only_to_phase_retrieval():
     laboratory = Laboratory({}, Effort())
     truth = laboratory.test_sets["letters"].phase_rad

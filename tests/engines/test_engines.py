@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from bluesky_ptychonn.core.lift import lift
 from bluesky_ptychonn.core.optics import Geometry, intensities, with_counts, zone_plate_probe
 from bluesky_ptychonn.core.protocols import Engine, EngineMismatch
 from bluesky_ptychonn.engines.offline import stitch_scan
-from bluesky_ptychonn.engines.registry import NAMES, STARTER, open_engine
+from bluesky_ptychonn.engines.registry import NAMES, PACKAGED, STARTER, open_engine
 from bluesky_ptychonn.io.model_store import open_model, sha256_of
 
 GEOMETRY = Geometry()
@@ -124,6 +125,14 @@ def test_starter_is_small_and_says_how_it_was_made():
     assert model.card.corpus == model.card.training["conditions"]["snapshot"]
 
 
+@pytest.mark.parametrize("name", PACKAGED)
+def test_models_of_the_package_are_found_by_name(name):
+    pytest.importorskip("openvino")
+    engine = open_engine("openvino", Path(name))
+    assert engine.card is not None
+    assert (engine.card.name, engine.frame_px, engine.patch_px) == (name, 128, 64)
+
+
 def test_every_file_of_the_starter_is_guarded(tmp_path):
     """Both graphs have a hash, and both make the name of the model."""
     model = open_model(STARTER)
@@ -168,7 +177,7 @@ def test_models_that_do_not_fit_their_card(tmp_path, files, values, message):
 
 SIGNALLED = """
 import gc, signal, sys
-from bluesky_ptychonn.engines.registry import open_engine
+from bluesky_ptychonn.engines.registry import PACKAGED, open_engine
 
 first = open_engine("openvino")
 second = open_engine("openvino")

@@ -88,6 +88,20 @@ def test_card_says_what_was_done(tmp_path):
     assert (tmp_path / "m" / "refine.onnx").stat().st_size != (tmp_path / "w" / "refine.onnx").stat().st_size
 
 
+def test_weights_in_half_precision(tmp_path):
+    """Half the size; the golden pair is what the stored weights give, near to what the network gave."""
+    network = checkpoint(tmp_path / "t", "ptychonn-lift", LIFT)
+    for name, half_weights in (("whole", False), ("half", True)):
+        export(tmp_path / "t", tmp_path / name, name="test", version="1", half_weights=half_weights)
+    sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("whole", "half")]
+    weights = sum(4 * values.numel() for values in network.first.parameters())
+    assert sizes[0] - sizes[1] > 0.4 * weights
+    engine, scan = open_engine("openvino", tmp_path / "half"), simulated_scans(4, 1, 128)[0]
+    engine.set_probe(scan.probe)
+    wanted = by_torch(network, scan.patterns, scan.probe)
+    assert np.sqrt(np.mean((engine.infer(scan.patterns) - wanted) ** 2)) < 0.01 * np.sqrt(np.mean(wanted**2))
+
+
 def test_eight_bits_that_change_too_much_are_not_taken(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(export_module, "EIGHT_BIT_TOLERANCE_RAD", 1e-9)
     network = checkpoint(tmp_path / "t", "ptychonn-lift", LIFT)

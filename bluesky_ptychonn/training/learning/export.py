@@ -21,6 +21,7 @@ from bluesky_ptychonn.training.learning.graphs import (
     eight_bit_graphs,
     onnx_graph,
     parts_of,
+    with_half_weights,
 )
 from bluesky_ptychonn.training.learning.networks import LiftNetwork
 from bluesky_ptychonn.training.learning.objects import random_object
@@ -49,6 +50,7 @@ def export(
     version: str,
     patch_px: int | None = None,
     eight_bit: bool = False,
+    half_weights: bool = False,
     calibration: Sequence[Patterns] | None = None,
     pixel_size_um: float | None = None,
     energy_kev: float | None = None,
@@ -68,6 +70,8 @@ def export(
     eight_bit : bool
         Quantise to 8 bits. Where that changes the phase of simulated scans by more than `EIGHT_BIT_TOLERANCE_RAD`,
         single precision stays, with a warning. A processor that knows bfloat16 runs single precision as fast.
+    half_weights : bool
+        Store weights in half precision, for large networks; they are computed with as before.
     calibration : sequence of LabelledScan or Shard, optional
         To find the ranges of the 8 bits on; simulated scans of all doses by default.
     pixel_size_um, energy_kev : float, optional
@@ -98,8 +102,9 @@ def export(
     chain = Chain("lift" if lifts else "counts", [], patch_px)
     for part in parts_of(network):
         example = chain.inputs(held_out[0].patterns[:3], held_out[0].probe)[-1]
-        chain = chain.longer_by(onnx_graph(part, example))
-    about: dict[str, Any] = {"eight_bit": False}
+        graph = onnx_graph(part, example)
+        chain = chain.longer_by(with_half_weights(graph) if half_weights else graph)
+    about: dict[str, Any] = {"eight_bit": False, "half_weights": half_weights}
     if eight_bit:
         scans = simulated_scans(CALIBRATION_SEED, CALIBRATION_SCANS, frame_px) if calibration is None else calibration
         chain, about = _quantised(chain, scans, held_out)

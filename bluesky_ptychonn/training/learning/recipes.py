@@ -82,7 +82,7 @@ RECIPES = {
         "large",
         batch=1024,
         epochs=20,
-        high_rate=2.5e-3,
+        high_rate=2e-3,
         augmentation=Augmentation(thinning=0.3),
         validation_steps=500,
     ),

@@ -35,12 +35,15 @@ class Simulation:
         Newest scans which batches are drawn from; 2 MB each, on the device.
     group : int
         Frames that overlap as in a dense scan and come in one batch, so that their stitched image can be judged.
+    photons : float, optional
+        Per frame, of all scans; any of `simulated.DOSES` without it.
     """
 
     workers: int = 1
     visits: float = 4.0
     kept: int = 2000
     group: int = 1
+    photons: float | None = None
 
     @property
     def frames(self) -> int:
@@ -50,7 +53,8 @@ class Simulation:
     @property
     def name(self) -> str:
         """What stands for the snapshot of a corpus."""
-        return f"simulated while learning: {self.visits:g} visits, {self.kept} scans kept, groups of {self.group}"
+        dose = f", {self.photons:g} photons" if self.photons else ""
+        return f"simulated while learning: {self.visits:g} visits, {self.kept} scans kept, groups of {self.group}{dose}"
 
 
 def scan_type(frames: int, side_px: int) -> np.dtype:
@@ -133,7 +137,7 @@ def _simulate(
         rng, centres_px, offsets_px = np.random.default_rng([*seed, 5, number]), None, 0
         if group > 1:
             centres_px, offsets_px = neighbours(rng, frames // group, group)
-        scan = simulate_scan(rng, frames, centres_px=centres_px)
+        scan = simulate_scan(rng, frames, counts=simulation.photons, centres_px=centres_px)
         while not free.acquire(timeout=PATIENCE_S):
             if training is None or not training.is_alive():
                 return

@@ -52,7 +52,10 @@ def lessons(
 
 def held_out_scans(simulation: Simulation, seed: int, size: int) -> list[Batch]:
     """Pairs of scans that no training of this seed sees."""
-    scans = (simulate_scan(np.random.default_rng([seed, 6, k]), simulation.frames) for k in range(HELD_OUT_SCANS))
+    scans = (
+        simulate_scan(np.random.default_rng([seed, 6, k]), simulation.frames, counts=simulation.photons)
+        for k in range(HELD_OUT_SCANS)
+    )
     return [batch for scan in scans for batch in _batches_of(scan, size)]
 
 
