@@ -13,9 +13,8 @@ out patches: label beside network). Ctrl-C, SIGTERM and SIGUSR1 (a scheduler tha
 with the checkpoint written. Started by torchrun, srun or mpiexec, the processes share each batch.
 
 Recipe `robust` is ours: probe-weighted loss, mirrors and turns, doses thinned, probes given wrongly, averaged weights,
-whole scans held out. `large` is the same in batches of 1,024, for a GPU; `stitched` learns further what is best once
-overlapping patches are averaged (--simulate only); `tune` is gentler, for few scans of one sample; `paper` is that of
-the paper. Needs the extra `training` (torch).
+whole scans held out. `large` is the same in batches of 1,024, for a GPU; `tune` is gentler, for few
+scans of one sample; `paper` is that of the paper. Needs the extra `training` (torch).
 """
 
 import argparse
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network", default="ptychonn-lift", help="ptychonn-lift, ptychonn-lift-large, ptychonn2 or ptychonn"
     )
-    parser.add_argument("--recipe", default="robust", choices=("robust", "large", "stitched", "tune", "paper"))
+    parser.add_argument("--recipe", default="robust", choices=("robust", "large", "tune", "paper"))
     parser.add_argument("--start", type=Path, metavar="DIR", help="training whose network is learned further")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the corpus (default: the recipe's)")
@@ -75,15 +74,14 @@ def run(options: argparse.Namespace) -> int:
     from bluesky_ptychonn.training.learning.corpus import Corpus
     from bluesky_ptychonn.training.learning.ranks import find_ranks
     from bluesky_ptychonn.training.learning.recipes import RECIPES
-    from bluesky_ptychonn.training.learning.simulators import STITCHED_GROUP, Simulation
+    from bluesky_ptychonn.training.learning.simulators import Simulation
     from bluesky_ptychonn.training.learning.train import train
 
     recipe = RECIPES[options.recipe]
     if options.simulate:
         if options.photons:
             recipe = replace(recipe, augmentation=replace(recipe.augmentation, thinning=0.0))
-        group = STITCHED_GROUP if recipe.stitched else 1
-        shards = Simulation(options.simulate, options.visits, group=group, photons=options.photons)
+        shards = Simulation(options.simulate, options.visits, photons=options.photons)
     else:
         names = options.snapshot.read_text().split() if options.snapshot else None
         shards = Corpus(options.corpus).open(names)

@@ -40,12 +40,6 @@ def test_from_simulation_to_a_model(tmp_path, capsys):
     assert "error" in capsys.readouterr().out
 
 
-def test_frames_overlap_for_the_stitched_image(tmp_path):
-    assert main(["train", "t", "--simulate", "1", "--minutes", "0.02", "--recipe", "stitched"]) == 0
-    conditions = json.loads((tmp_path / "t" / "figures.json").read_text())["conditions"]
-    assert conditions["recipe"]["stitched"] > 0
-
-
 @pytest.mark.parametrize("source", [[], ["--simulate", "1", "--corpus", "c"]])
 def test_one_source_is_needed(source, capsys):
     assert main(["train", "t", *source]) == 1

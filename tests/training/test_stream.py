@@ -18,7 +18,6 @@ from small_corpus import TINY, small_recipe
 from bluesky_ptychonn.training.learning import simulators, stream
 from bluesky_ptychonn.training.learning.batches import Augmentation
 from bluesky_ptychonn.training.learning.checkpoint import read_checkpoint
-from bluesky_ptychonn.training.learning.recipes import loss_of, stitched
 from bluesky_ptychonn.training.learning.simulators import Simulation
 from bluesky_ptychonn.training.learning.stream import SimulatedBatches, held_out_scans
 from bluesky_ptychonn.training.learning.train import train
@@ -88,31 +87,14 @@ def test_thinned_frames_have_fewer_counts_and_a_probe_of_as_many(batches):
     assert (thin.patterns <= whole.patterns).all()
 
 
-@pytest.mark.parametrize("symmetries", [False, True])
-def test_frames_of_a_group_lie_where_their_offsets_say(batches, symmetries):
-    """The stitched labels of neighbours are the labels themselves, also mirrored and turned."""
-    grouped = batches(Simulation(workers=2, group=8), augmentation=Augmentation(symmetries=symmetries))
-    for step in range(4):
-        batch = grouped.batch(step)
-        assert batch.offsets_px.shape == (2, 8, 2)
-        assert batch.offsets_px.abs().max() <= 24
-        labels, weight = (image[..., 1:-1, 1:-1] for image in (batch.labels, batch.weight[:, None]))
-        image = stitched(weight * labels, batch.offsets_px) / stitched(weight, batch.offsets_px).clamp_min(1e-6)
-        reach = int(batch.offsets_px.abs().max())
-        for k, (y, x) in enumerate((batch.offsets_px + reach).flatten(0, 1).tolist()):
-            found = image[k // 8, :, y : y + 64, x : x + 64]
-            seen = (weight[k] > 0.05).expand_as(found)
-            assert (found - labels[k])[seen].abs().max() < 2e-3  # labels are stored in half precision
-
-
-def test_the_stitched_loss_forgives_noise_that_averages_out(batches):
-    batch = batches(Simulation(workers=2, group=8)).batch(0)
-    noise = torch.randn(batch.labels.shape, generator=torch.Generator().manual_seed(1))
-    plain, grouped = small_recipe(), small_recipe(stitched=1.0)
-    single, averaged = (float(loss_of(recipe, [batch.labels + 0.3 * noise], batch)) for recipe in (plain, grouped))
-    assert averaged < 0.6 * single
-    biased = [float(loss_of(recipe, [batch.labels + 0.3], batch)) for recipe in (plain, grouped)]
-    assert biased[1] == pytest.approx(biased[0], rel=0.3)
+def test_mirrored_and_turned_pairs_are_pairs(batches):
+    """A turned label under a turned probe gives the turned pattern: the same counts in the same places."""
+    plain, turned = batches(), batches(augmentation=Augmentation(symmetries=True))
+    steps = [step for step in range(8) if not same(plain.batch(step), turned.batch(step))]
+    assert len(steps) >= 4
+    one, other = plain.batch(steps[0]), turned.batch(steps[0])
+    found = [same(one.turned(y, x, swap), other) for y in (0, 1) for x in (0, 1) for swap in (0, 1)]
+    assert sum(found) == 1
 
 
 def test_ranks_have_their_own_scans(batches):
@@ -127,7 +109,6 @@ def test_ranks_have_their_own_scans(batches):
         (Simulation(workers=0), 16, "process"),
         (Simulation(visits=0), 16, "visits"),
         (Simulation(kept=3), 16, "kept"),
-        (Simulation(group=8), 12, "groups of 8"),
     ],
 )
 def test_what_cannot_be_is_said(batches, simulation, size, told):
@@ -154,7 +135,7 @@ from bluesky_ptychonn.training.learning.train import train
 if __name__ == "__main__":
     stream.FIRST_SCANS, stream.HELD_OUT_SCANS, stream.EPOCH_STEPS = 4, 1, 8
     stream.SimulatedBatches.steps_per_epoch = 8
-    train(Path(sys.argv[1]), simulators.Simulation(2, group=4), recipe=small_recipe(stitched=0.5), configuration=TINY,
+    train(Path(sys.argv[1]), simulators.Simulation(2), recipe=small_recipe(), configuration=TINY,
           epochs=4)
 """
 

@@ -26,8 +26,6 @@ class Batch:
         Log amplitude and phase, rad.
     weight : (B, n, n) float32
         Intensity of the probe, less where the label is badly known.
-    offsets_px : (B / G, G, 2) int64, optional
-        Of frames that overlap in groups of G, one group after the other: places relative to the middle of the group.
     """
 
     patterns: torch.Tensor
@@ -35,22 +33,16 @@ class Batch:
     probe: torch.Tensor
     labels: torch.Tensor
     weight: torch.Tensor
-    offsets_px: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
         patterns, valid, probe, labels, weight = (image.to(device, non_blocking=True) for image in self.images)
-        offsets = None if self.offsets_px is None else self.offsets_px.to(device, non_blocking=True)
-        return Batch(patterns, valid, probe, labels, weight, offsets)
+        return Batch(patterns, valid, probe, labels, weight)
 
     def turned(self, flip_y: bool, flip_x: bool, swap: bool) -> "Batch":
-        """Mirror all frames about their centre pixels, and swap their axes."""
+        """Mirror everything about the centre pixels, and swap the axes."""
         patterns, valid, probe, labels, weight = (turn(image, flip_y, flip_x, swap) for image in self.images)
-        offsets = self.offsets_px
-        if offsets is not None:
-            offsets = offsets * torch.tensor([1 - 2 * flip_y, 1 - 2 * flip_x], device=offsets.device)
-            offsets = offsets.flip(-1) if swap else offsets
-        return Batch(patterns, valid, probe, labels, weight, offsets)
+        return Batch(patterns, valid, probe, labels, weight)
 
     @property
     def images(self) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.engines import torch_physics as physics
 from bluesky_ptychonn.training.learning.batches import Augmentation, Batch
 
 STEPS_ON_THE_WAY = 0.3
@@ -46,8 +46,6 @@ class Recipe:
         Keep the weights of the best validation, not the last ones.
     physics : float
         Weight of the misfit between the measured counts and those of the estimate under the given probe.
-    stitched : float
-        Share of the loss that is that of the stitched image, where a batch holds frames that overlap.
     bf16 : bool
         Compute convolutions in bfloat16.
     """
@@ -68,7 +66,6 @@ class Recipe:
     validation_steps: int = 0
     keep_best: bool = False
     physics: float = 0.0
-    stitched: float = 0.0
     bf16: bool = True
 
     def as_figures(self) -> dict[str, Any]:
@@ -85,9 +82,6 @@ RECIPES = {
         high_rate=2e-3,
         augmentation=Augmentation(thinning=0.3),
         validation_steps=500,
-    ),
-    "stitched": Recipe(
-        "stitched", batch=64, epochs=10, high_rate=4e-4, augmentation=Augmentation(thinning=0.3), stitched=0.7
     ),
     "tune": Recipe("tune", epochs=20, high_rate=5e-4, low_rate=1e-5, held_out="frame"),
     "paper": Recipe(
@@ -168,30 +162,11 @@ def mae(estimate: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> t
 LOSSES = {"mae": mae, "probe-weighted": probe_weighted}
 
 
-def stitched(patches: torch.Tensor, offsets_px: torch.Tensor) -> torch.Tensor:
-    """Sum of patches (B, C, h, h) where they lie, (B / G, C, h + 2 R, h + 2 R), R the farthest of the offsets."""
-    groups, size = offsets_px.shape[:2]
-    side, reach = patches.shape[-1], int(offsets_px.abs().max())
-    corners = (offsets_px + reach).flatten(0, 1).tolist()
-    image = patches.new_zeros((groups, patches.shape[1], side + 2 * reach, side + 2 * reach))
-    for k, (y, x) in enumerate(corners):
-        image[k // size, :, y : y + side, x : x + side] += patches[k]
-    return image
-
-
 def loss_of(recipe: Recipe, estimates: list[torch.Tensor], batch: Batch) -> torch.Tensor:
     """Loss of all estimates of a network, the last one counting in full."""
     side = estimates[-1].shape[-1]
     labels, weight = physics.centre(batch.labels, side), physics.centre(batch.weight, side)
-    loss = LOSSES[recipe.loss]
-    terms = [loss(estimate, labels, weight) for estimate in estimates]
-    if recipe.stitched and batch.offsets_px is not None:
-        weights = weight[:, None]
-        covered = stitched(weights, batch.offsets_px)
-        mean = stitched(weights * labels, batch.offsets_px) / covered.clamp_min(1e-6)
-        for k, estimate in enumerate(estimates):
-            image = stitched(weights * estimate, batch.offsets_px) / covered.clamp_min(1e-6)
-            terms[k] = (1 - recipe.stitched) * terms[k] + recipe.stitched * loss(image, mean, covered[:, 0])
+    terms = [LOSSES[recipe.loss](estimate, labels, weight) for estimate in estimates]
     total = terms[-1] + STEPS_ON_THE_WAY * sum(terms[:-1], torch.zeros((), device=weight.device))
     if recipe.physics:
         misfit = physics.misfit(batch.patterns, batch.valid, batch.probe, estimates[-1])

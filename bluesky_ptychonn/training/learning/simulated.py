@@ -23,11 +23,6 @@ GEOMETRY = Geometry()
 
 Probes = Callable[[np.random.Generator, Geometry], tuple[np.ndarray, np.ndarray]]
 
-EDGE_PX = 6
-"""Between the frames and the edge of the object: room for a stage that moves."""
-REACH_PX = 24
-"""How far a frame of `neighbours` may lie from their middle, each way."""
-
 DOSES = (1e3, 1e7)
 """Least and most photons per frame."""
 
@@ -38,7 +33,6 @@ def simulate_scan(
     *,
     counts: float | None = None,
     probes: Probes | None = None,
-    centres_px: np.ndarray | None = None,
     geometry: Geometry = GEOMETRY,
 ) -> LabelledScan:
     """Simulate one scan: object, probe, dose, motion, coherence, detector, and the probe as a run would measure it.
@@ -51,19 +45,17 @@ def simulate_scan(
         Photons per frame; within `DOSES` by default, one scan of four below 1e5.
     probes : callable, optional
         Draws the probe that the edge is told, and the true one; `any_beamline` by default.
-    centres_px : (frames, 2) int, optional
-        Where the probe stands on the object, whose sides are `object_side_px`; anywhere by default.
     geometry : Geometry
     """
-    n, side_px = geometry.frame_px, object_side_px(geometry)
+    n = geometry.frame_px
+    side_px = 2 * n + 64
     object_ = random_object(rng, side_px)
     assumed, true = (probes or any_beamline)(rng, geometry)
     if counts is None:
         low, high = np.log10(DOSES)
         counts = float(10 ** (low + (high - low) * np.sqrt(rng.random())))
     true = with_counts(true, counts)
-    if centres_px is None:
-        centres_px = rng.integers(n // 2 + EDGE_PX, side_px - n // 2 - EDGE_PX, (frames, 2))
+    centres_px = rng.integers(n // 2 + 6, side_px - n // 2 - 6, (frames, 2))
     jitter_px = rng.uniform(0, 0.4) * rng.standard_normal((frames, 2)) * (rng.random() < 0.2)
     expected = blurred_intensities(rng, object_, true, centres_px + jitter_px.clip(-2, 2))
     if rng.random() < 0.2:  # the coherence function of a source of some size narrows each pattern's autocorrelation
@@ -76,21 +68,6 @@ def simulate_scan(
     return LabelledScan(
         patterns, labels.astype(np.float16), measured, about={"kind": "simulation", "photons_per_frame": round(counts)}
     )
-
-
-def object_side_px(geometry: Geometry) -> int:
-    """Side of the objects that are simulated, px."""
-    return 2 * geometry.frame_px + 64
-
-
-def neighbours(
-    rng: np.random.Generator, groups: int, size: int, geometry: Geometry = GEOMETRY
-) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of groups of frames that overlap as in a dense scan, (groups * size, 2) px, and where in their group."""
-    margin = geometry.frame_px // 2 + EDGE_PX + REACH_PX
-    middles = rng.integers(margin, object_side_px(geometry) - margin, (groups, 1, 2))
-    offsets = np.rint(14 * rng.standard_normal((groups, size, 2))).clip(-REACH_PX, REACH_PX).astype(int)
-    return (middles + offsets).reshape(-1, 2), offsets.reshape(-1, 2)
 
 
 def any_beamline(rng: np.random.Generator, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

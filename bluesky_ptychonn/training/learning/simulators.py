@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_ptychonn.training.learning.simulated import GEOMETRY, neighbours, simulate_scan
+from bluesky_ptychonn.training.learning.simulated import GEOMETRY, simulate_scan
 
 SLOTS = 3
 """Scans that a process may be ahead."""
 SCAN_FRAMES = 40
-"""Frames of a scan, about."""
-STITCHED_GROUP = 8
-"""Frames whose stitched image is judged."""
+"""Frames of a scan."""
 PATIENCE_S = 2.0
 
 
@@ -33,8 +31,6 @@ class Simulation:
         How often a pair is learned from, on average.
     kept : int
         Newest scans which batches are drawn from; 2 MB each, on the device.
-    group : int
-        Frames that overlap as in a dense scan and come in one batch, so that their stitched image can be judged.
     photons : float, optional
         Per frame, of all scans; any of `simulated.DOSES` without it.
     """
@@ -42,37 +38,30 @@ class Simulation:
     workers: int = 1
     visits: float = 4.0
     kept: int = 2000
-    group: int = 1
     photons: float | None = None
-
-    @property
-    def frames(self) -> int:
-        """Of a scan."""
-        return SCAN_FRAMES // self.group * self.group
 
     @property
     def name(self) -> str:
         """What stands for the snapshot of a corpus."""
         dose = f", {self.photons:g} photons" if self.photons else ""
-        return f"simulated while learning: {self.visits:g} visits, {self.kept} scans kept, groups of {self.group}{dose}"
+        return f"simulated while learning: {self.visits:g} visits, {self.kept} scans kept{dose}"
 
 
-def scan_type(frames: int, side_px: int) -> np.dtype:
+def scan_type(side_px: int) -> np.dtype:
     """One scan in memory."""
     n = GEOMETRY.frame_px
     return np.dtype(
         [
-            ("patterns", np.int16, (frames, n, n)),
-            ("labels", np.float16, (frames, 2, side_px, side_px)),
+            ("patterns", np.int16, (SCAN_FRAMES, n, n)),
+            ("labels", np.float16, (SCAN_FRAMES, 2, side_px, side_px)),
             ("probe", np.complex64, (n, n)),
-            ("offsets", np.int64, (frames, 2)),
         ]
     )
 
 
-def slots_of(memory: Any, frames: int, side_px: int) -> np.ndarray:
+def slots_of(memory: Any, side_px: int) -> np.ndarray:
     """Scans in memory that processes share."""
-    scan = scan_type(frames, side_px)
+    scan = scan_type(side_px)
     return np.frombuffer(memory, np.uint8)[: SLOTS * scan.itemsize].view(scan)
 
 
@@ -85,17 +74,17 @@ class Simulators:
         self._next = [0] * simulation.workers
         self._memory, self._free, self._filled, self._processes = [], [], [], []
         for worker in range(simulation.workers):
-            memory = context.RawArray("B", SLOTS * scan_type(simulation.frames, side_px).itemsize)
+            memory = context.RawArray("B", SLOTS * scan_type(side_px).itemsize)
             free, filled = context.Semaphore(SLOTS), context.Semaphore(0)
             numbers = (first + worker, simulation.workers)
             process = context.Process(
                 target=_simulate,
-                args=(memory, free, filled, seed, numbers, simulation, side_px),
+                args=(memory, free, filled, seed, numbers, simulation.photons, side_px),
                 name=f"simulate-{worker}",
                 daemon=True,
             )
             process.start()
-            self._memory.append(slots_of(memory, simulation.frames, side_px))
+            self._memory.append(slots_of(memory, side_px))
             self._free.append(free)
             self._filled.append(filled)
             self._processes.append(process)
@@ -126,18 +115,14 @@ class Simulators:
 
 
 def _simulate(
-    memory, free, filled, seed: list[int], numbers: tuple[int, int], simulation: Simulation, side_px: int
+    memory, free, filled, seed: list[int], numbers: tuple[int, int], photons: float | None, side_px: int
 ) -> None:
     """Simulate scans for ever, or until the training ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
-    frames, group = simulation.frames, simulation.group
-    slots, training = slots_of(memory, frames, side_px), multiprocessing.parent_process()
+    slots, training = slots_of(memory, side_px), multiprocessing.parent_process()
     for turn_, number in enumerate(itertools.count(*numbers)):
-        rng, centres_px, offsets_px = np.random.default_rng([*seed, 5, number]), None, 0
-        if group > 1:
-            centres_px, offsets_px = neighbours(rng, frames // group, group)
-        scan = simulate_scan(rng, frames, counts=simulation.photons, centres_px=centres_px)
+        scan = simulate_scan(np.random.default_rng([*seed, 5, number]), SCAN_FRAMES, counts=photons)
         while not free.acquire(timeout=PATIENCE_S):
             if training is None or not training.is_alive():
                 return
@@ -145,5 +130,4 @@ def _simulate(
         slot["patterns"] = scan.patterns.view(np.int16)
         slot["labels"] = scan.labels[..., edge : edge + side_px, edge : edge + side_px]
         slot["probe"] = scan.probe
-        slot["offsets"] = offsets_px
         filled.release()

@@ -1,20 +1,19 @@
 """Batches of scans that are simulated while a network learns: no corpus on disk, nothing learned by heart."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.engines import torch_physics as physics
 from bluesky_ptychonn.training.learning.batches import Augmentation, Batch, Batches
 from bluesky_ptychonn.training.learning.corpus import Shard
 from bluesky_ptychonn.training.learning.held_out import MOST_FRAMES, VALIDATED_AT_ONCE, split
 from bluesky_ptychonn.training.learning.ranks import Ranks
 from bluesky_ptychonn.training.learning.recipes import Recipe
 from bluesky_ptychonn.training.learning.simulated import DOSES, GEOMETRY, simulate_scan
-from bluesky_ptychonn.training.learning.simulators import Simulation, Simulators
+from bluesky_ptychonn.training.learning.simulators import SCAN_FRAMES, Simulation, Simulators
 
 EPOCH_STEPS = 1000
 """A stream has no end; so many steps are called an epoch."""
@@ -53,7 +52,7 @@ def lessons(
 def held_out_scans(simulation: Simulation, seed: int, size: int) -> list[Batch]:
     """Pairs of scans that no training of this seed sees."""
     scans = (
-        simulate_scan(np.random.default_rng([seed, 6, k]), simulation.frames, counts=simulation.photons)
+        simulate_scan(np.random.default_rng([seed, 6, k]), SCAN_FRAMES, counts=simulation.photons)
         for k in range(HELD_OUT_SCANS)
     )
     return [batch for scan in scans for batch in _batches_of(scan, size)]
@@ -113,40 +112,33 @@ class SimulatedBatches:
     ) -> None:
         if size % ranks:
             raise ValueError(f"a batch of {size} cannot be shared among {ranks} processes; use a multiple")
-        if size % (ranks * simulation.group):
-            raise ValueError(f"a batch of {size} cannot be made of groups of {simulation.group}; use a multiple")
         if simulation.workers < 1 or not simulation.visits > 0 or simulation.kept < FIRST_SCANS:
             raise ValueError(f"{simulation}; it needs a process, visits, and at least {FIRST_SCANS} scans kept")
         self._simulation, self._size, self._augmentation = simulation, size // ranks, augmentation
         self._seed, self._side_px, self._device = [seed, rank], side_px, device
-        self._fresh = self._size / simulation.frames / simulation.visits
+        self._fresh = self._size / SCAN_FRAMES / simulation.visits
         self._workers: Simulators | None = None
-        n, kept, frames = GEOMETRY.frame_px, simulation.kept, simulation.frames
+        n, kept, frames = GEOMETRY.frame_px, simulation.kept, SCAN_FRAMES
         self._patterns = torch.empty((kept, frames, n, n), dtype=torch.int16, device=device)
         self._labels = torch.empty((kept, frames, 2, side_px, side_px), dtype=torch.float16, device=device)
         self._probes = torch.empty((kept, n, n), dtype=torch.complex64, device=device)
-        self._offsets = torch.empty((kept, frames, 2), dtype=torch.int64, device=device)
         self._generator = torch.Generator(device)
         self._newest = 0
 
     @property
     def pairs(self) -> int:
         """Pairs simulated until now."""
-        return self._newest * self._simulation.frames
+        return self._newest * SCAN_FRAMES
 
     def batch(self, step: int) -> Batch:
         """Pairs of one step, on the device."""
         self._fill(FIRST_SCANS + int(step * self._fresh))
         rng = np.random.default_rng([*self._seed, 1, step])
-        kept, group = self._simulation.kept, self._simulation.group
-        groups = self._size // group
-        scans = rng.integers(max(0, self._newest - kept), self._newest, groups) % kept
-        firsts = group * rng.integers(0, self._simulation.frames // group, groups)
-        frames = (firsts[:, None] + np.arange(group)).ravel()
-        scan, frame = (torch.from_numpy(n).to(self._device) for n in (np.repeat(scans, group), frames))
+        kept = self._simulation.kept
+        scans = rng.integers(max(0, self._newest - kept), self._newest, self._size) % kept
+        frames = rng.integers(0, SCAN_FRAMES, self._size)
+        scan, frame = (torch.from_numpy(numbers).to(self._device) for numbers in (scans, frames))
         batch = _batch(self._patterns[scan, frame], self._labels[scan, frame].float(), self._probes[scan])
-        if group > 1:
-            batch = replace(batch, offsets_px=self._offsets[scan, frame].reshape(groups, group, 2))
         self._thin(batch, rng, step)
         if not self._augmentation.symmetries:
             return batch
@@ -161,13 +153,11 @@ class SimulatedBatches:
 
     def _thin(self, batch: Batch, rng: np.random.Generator, step: int) -> None:
         """Lower the dose of a share of the frames, as `batches.thinned` does."""
-        group = self._simulation.group
-        chosen = np.repeat(rng.random(self._size // group) < self._augmentation.thinning, group)
-        shares = np.repeat(rng.random(self._size // group, np.float32), group)
-        if not chosen.any():
+        chosen = np.flatnonzero(rng.random(self._size) < self._augmentation.thinning)
+        if not len(chosen):
             return
-        rows = torch.from_numpy(np.flatnonzero(chosen)).to(self._device)
-        share = torch.from_numpy(shares[chosen]).to(self._device)
+        rows = torch.from_numpy(chosen).to(self._device)
+        share = torch.from_numpy(rng.random(len(chosen), np.float32)).to(self._device)
         probe, counts = batch.probe[rows], batch.patterns[rows]
         decades = torch.log10((probe.abs() ** 2).sum((-2, -1)) / DOSES[0]).clamp(0, 2) * share
         part = (10**-decades)[:, None, None]
@@ -189,5 +179,4 @@ class SimulatedBatches:
                 self._patterns[slot] = torch.from_numpy(scan["patterns"]).to(self._device)
                 self._labels[slot] = torch.from_numpy(scan["labels"]).to(self._device)
                 self._probes[slot] = torch.from_numpy(scan["probe"]).to(self._device)
-                self._offsets[slot] = torch.from_numpy(scan["offsets"]).to(self._device)
         self._newest = newest
