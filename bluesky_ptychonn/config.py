@@ -76,7 +76,7 @@ class EdgeSettings(Section):
     """The streaming service."""
 
     prefix: str = "ptychonn:"
-    engine: Literal["auto", "openvino", "lift"] = "auto"
+    engine: Literal["auto", "tensorrt", "torch", "openvino", "onnxruntime", "lift"] = "openvino"
     model: Path | None = None
     batch: int = Field(default=8, ge=1, le=256)
     kept_patches_mb: int = Field(default=512, ge=1, le=65536)

@@ -1,6 +1,9 @@
 """Measure on this machine; figures as JSON with --json.
 
     bluesky-ptychonn bench stream --size 128 --fps 1000 --seconds 30 --json stream.json
+    bluesky-ptychonn bench stream --fps 2000 --seconds 60 --detector bare
+    bluesky-ptychonn bench swap --json swap.json
+    bluesky-ptychonn bench inference --engine openvino --batches 1,8,32 --json inference.json
     bluesky-ptychonn bench phase-retrieval --json retrieval.json
     bluesky-ptychonn bench phase-retrieval --source star.npz --modes 1 2
     bluesky-ptychonn bench learning --json learning.json
@@ -8,7 +11,13 @@
     bluesky-ptychonn bench tuning TRAINING --json tuning.json
 
 `stream` runs the whole chain: the detector IOC in its own process sends frames of a simulated sample at the rate asked
-for, the edge turns them into phase and stitches them. It fails if a frame is lost, shed or unpaired; never for speed.
+for, the edge turns them into phase and stitches them; with --detector bare a process that does nothing but send frames
+takes the IOC's place. It fails if a frame is lost, shed or unpaired; never for speed.
+
+`swap` changes model and probe in a stream, back and forth, and offers models that are harmed.
+
+`inference` measures the engines alone: us per frame in batches of 1 to 32, mean and standard deviation over 50 runs,
+with preparation and copies and without, for the networks of the paper and for ours.
 
 `phase-retrieval` runs every method on one simulated scan, from the exact probe and from one 11 % wrong in defocus, and
 compares with the truth: likeness (SSIM) against time, resolution, errors. With --source it runs on a recorded scan,
@@ -22,27 +31,32 @@ the number of pairs; `tuning` teaches a trained network a new sample in minutes.
 """
 
 import argparse
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-FIELD_UM = 2.74
-STEP_UM = 0.088
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from bluesky_ptychonn.cli import bench_learning, bench_retrieval, bench_training, bench_tuning
+    from bluesky_ptychonn.cli import (
+        bench_inference,
+        bench_learning,
+        bench_retrieval,
+        bench_stream,
+        bench_swap,
+        bench_training,
+        bench_tuning,
+    )
 
-    cases = parser.add_subparsers(dest="case", required=True, metavar="stream|phase-retrieval|learning|training|tuning")
+    cases = parser.add_subparsers(
+        dest="case", required=True, metavar="stream|swap|inference|phase-retrieval|learning|training|tuning"
+    )
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
-    stream.add_argument("--size", type=int, default=128, choices=(128,), help="side of a frame, px; the model's")
-    stream.add_argument("--fps", type=float, default=1000.0, help="frames per second asked of the detector")
-    stream.add_argument("--seconds", type=float, default=30.0, help="how long")
-    stream.add_argument("--engine", choices=("auto", "openvino", "lift"), default="auto")
-    stream.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    stream.set_defaults(measure=_stream)
+    bench_stream.add_arguments(stream)
+    stream.set_defaults(measure=bench_stream.run)
+    swap = cases.add_parser("swap", help="models and probes changed in a stream")
+    bench_swap.add_arguments(swap)
+    swap.set_defaults(measure=bench_swap.run)
+    inference = cases.add_parser("inference", help="the engines alone: us per frame by batch")
+    bench_inference.add_arguments(inference)
+    inference.set_defaults(measure=bench_inference.run)
     retrieval = cases.add_parser("phase-retrieval", help="every method of phase retrieval: quality and time")
     bench_retrieval.add_arguments(retrieval)
     retrieval.set_defaults(measure=bench_retrieval.run)
@@ -60,75 +74,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure the case asked for."""
     return options.measure(options)
-
-
-def _stream(options: argparse.Namespace) -> int:
-    """Measure; 1 if frames were lost."""
-    from tqdm import tqdm
-
-    from bluesky_ptychonn.cli.figures import conditions, write_figures
-    from bluesky_ptychonn.cli.services import Services, temporary_state
-    from bluesky_ptychonn.cli.stream import stream_frames
-
-    frames = round(options.fps * options.seconds)
-    if not (1 <= options.fps <= 5000 and 1 <= frames <= 1_000_000):
-        raise ValueError(
-            f"--fps {options.fps:g} for --seconds {options.seconds:g} makes {frames} frames; "
-            "allowed are 1 to 5000 frames/s and 1 to 1,000,000 frames"
-        )
-    with (
-        temporary_state() as state,
-        Services(state, catalog=False, engine=options.engine, sample="letters") as services,
-        tqdm(total=frames, desc="frames", unit="frame") as bar,
-    ):
-        positions_um = _build_trajectory(services.settings, options.fps)
-        measured_under = conditions(seconds_asked=options.seconds, detector="ioc", hdf5=False)
-        stats = stream_frames(
-            services.settings,
-            np.resize(positions_um, (frames, 2)),
-            options.fps,
-            progress=lambda count: bar.update(count - bar.n),
-        )
-    result = figures_of(stats, options.size, options.fps)
-    for name, value in result.items():
-        print(f"{name:24} {value}")
-    if options.json:
-        write_figures(options.json, "bench stream", measured_under, [result])
-    clean = not any(result[f"frames_{name}"] for name in ("lost", "unpaired", "shed"))
-    return 0 if clean and result["frames_stitched"] == frames else 1
-
-
-def _build_trajectory(settings: Any, fps: float) -> np.ndarray:
-    """Have the stage build a scan, so that the detector knows its frames; returns its positions (N, 2), um."""
-    from bluesky_ptychonn.cli.session import make_devices
-    from bluesky_ptychonn.core.request import ScanRequest
-
-    detector, stage, _, _ = make_devices(settings)
-    stage.wait_for_connection(timeout=15)
-    detector.cam.acquire_time.put(0.8 / fps, wait=True)  # the frames are computed for this exposure
-    dwell_s = max(1 / fps, 2e-3)  # what the simulated stage can follow
-    request = ScanRequest(FIELD_UM, FIELD_UM, STEP_UM, 0.2 * dwell_s, dwell_s, settings.geometry.energy_kev)
-    stage.stage()
-    stage.prepare(request).wait(timeout=120)
-    stage.unstage()
-    return request.positions_um
-
-
-def figures_of(stats: dict[str, Any], size: int, fps_asked: float) -> dict[str, Any]:
-    """Flat figures of one stream, from the stats of the edge."""
-    lost = sum(max(0, stats[f"frames_lost_{place}"]) for place in ("detector", "plugin", "wire"))
-    return {
-        "test": f"stream {size}x{size}",
-        "model": stats["model_version"],
-        "engine": stats["engine"],
-        "fps_asked": fps_asked,
-        "fps_held": round(stats["fps"], 1),
-        "frames_stitched": stats["frames_stitched"],
-        "frames_lost": lost,
-        "frames_unpaired": stats["frames_unpaired"],
-        "frames_shed": stats["frames_shed"],
-        "account": stats["account"],
-        "latency_ms_p50": round(stats["latency_ms_p50"], 2),
-        "latency_ms_p99": round(stats["latency_ms_p99"], 2),
-        "cpu_us_per_frame": round(stats["cpu_us_per_frame"], 1),
-    }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_ptychonn.core.protocols import Engine
+from bluesky_ptychonn.engines.registry import NAMES
 
 MODELS = Path(__file__).parents[1] / "models"
 KEYS = (
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, nargs="+", default=[], metavar="DIR", help="further models, beside those of the package"
     )
     parser.add_argument(
-        "--engine", choices=("openvino", "lift"), default="openvino", help="lift: without any model; default: openvino"
+        "--engine", choices=NAMES, default="openvino", help="lift: without any model; default: openvino"
     )
     parser.add_argument("--output", type=Path, default=Path("bench_learning"), metavar="DIR", help="for the pictures")
     parser.add_argument("--quick", action="store_true", help="few points and sweeps: seconds, and figures of no worth")
@@ -131,8 +132,8 @@ def open_engines(options: argparse.Namespace) -> dict[str, Engine]:
         raise ValueError("--engine lift runs without any model; leave out --model, or --engine")
     engines: dict[str, Engine] = {}
     shipped = sorted(path.parent for path in MODELS.glob("*/card.json"))
-    for path in [*shipped, *options.model] if options.engine == "openvino" else []:
-        engine = open_engine("openvino", path)
+    for path in [*shipped, *options.model] if options.engine != "lift" else []:
+        engine = open_engine(options.engine, path)
         name = engine.card.version if engine.card else str(path)
         if engine.frame_px != 128:
             raise ValueError(f"model {name} in {path} takes frames of {engine.frame_px} px; the test sets have 128 px")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_ptychonn.cli.beamline import add_beamline_options, beamline_options
+from bluesky_ptychonn.engines.registry import NAMES
 
 WIDTH_UM, HEIGHT_UM, STEP_UM = 2.74, 2.72, 0.088
 EXPOSURE_S, DWELL_S = 0.5e-3, 2e-3
@@ -23,7 +24,7 @@ CATALOG_S = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and figures")
-    parser.add_argument("--engine", choices=("auto", "openvino", "lift"), default="auto", help="of the edge")
+    parser.add_argument("--engine", choices=NAMES, default="openvino", help="of the edge")
     parser.add_argument(
         "--pixel-size-nm", type=float, help="object pixel of a recorded scan whose file does not tell it"
     )

@@ -5,6 +5,10 @@ It waits for the `run` message that the live callback sends at the start of each
     PREFIXstitched PREFIXcoverage PREFIXfinal   images, for any EPICS viewer
     PREFIXstats                                 account, rates, latency, model
 
+Where the model is a store, it is followed: what `models publish` or `rollback` makes current is opened and checked
+beside the running model and takes its place between two batches; a harmed one is refused. A new probe file is taken
+up, too.
+
 Ctrl-C ends it; scans go on and are recorded without it.
 """
 
@@ -13,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_ptychonn.cli.settings import add_settings_option
+from bluesky_ptychonn.engines.registry import NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_settings_option(parser)
-    parser.add_argument("--engine", choices=("auto", "openvino", "lift"), help="instead of edge.engine of the settings")
+    parser.add_argument("--engine", choices=NAMES, help="instead of edge.engine of the settings")
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="model store or version, starter or large; default: starter"
     )
@@ -34,19 +39,31 @@ def run(options: argparse.Namespace) -> int:
 
     from bluesky_ptychonn.cli.main import Problem
     from bluesky_ptychonn.config import load_settings
-    from bluesky_ptychonn.edge.service import serve
+    from bluesky_ptychonn.edge.service import EdgeService, serve
+    from bluesky_ptychonn.edge.swap import is_store
 
     settings = load_settings(options.settings)
     settings.apply_epics_environment()
     if settings.probe.file is None:
         raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
-    probe = load_probe(settings.probe.file, settings.geometry.frame_px)
+    probe_file = settings.probe.file
+    probe = load_probe(probe_file, settings.geometry.frame_px)
     bad_pixels = settings.geometry.bad_pixels_file
     engine = engine_of(settings, options.engine, options.model)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     version = engine.card.version if engine.card else "no model"
+    store = options.model or settings.edge.model
+
+    def prepare(service: EdgeService) -> None:
+        service.watch(
+            store if is_store(store) and engine.card else None,
+            lambda folder: engine_of(settings, options.engine, folder),
+            probe_file,
+            lambda: load_probe(probe_file, settings.geometry.frame_px),
+        )
+
     serve(
         settings.edge.prefix,
         engine,
@@ -54,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         np.load(bad_pixels).astype(bool) if bad_pixels else None,
         interface=options.interface,
         kept_bytes=settings.edge.kept_patches_mb << 20,
+        prepare=prepare,
         stop=stop,
         on_ready=lambda: print(f"edge {settings.edge.prefix} serves ({engine.name}, {version})", flush=True),
     )
@@ -61,12 +79,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def engine_of(settings: Any, name: str | None = None, model: Path | None = None) -> Any:
-    """Engine of the settings, or another by its name; ``auto`` is the network on the CPU."""
+    """Engine of the settings, or another by its name."""
     from bluesky_ptychonn.engines.registry import open_engine
 
-    chosen: str = name or settings.edge.engine
     return open_engine(
-        "openvino" if chosen == "auto" else chosen,
+        name or settings.edge.engine,
         model or settings.edge.model,
         max_batch=settings.edge.batch,
         frame_px=settings.geometry.frame_px,

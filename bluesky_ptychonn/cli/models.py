@@ -28,6 +28,7 @@ from typing import Any
 from bluesky_ptychonn.cli.main import Problem
 from bluesky_ptychonn.cli.settings import add_settings_option
 from bluesky_ptychonn.core.model_card import ModelCard
+from bluesky_ptychonn.engines.registry import AUTO
 
 LIVE, LIFT = "live", "lift"
 SHORT = 12
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="per frame, to which its input is scaled",
     )
     for name in ("show", "validate", "publish"):
-        parsers[name].add_argument("--engine", default="openvino", help="that runs the models; default: openvino")
+        parsers[name].add_argument("--engine", default="openvino", help=f"auto, {', '.join(AUTO)}; default: openvino")
     for name in ACTIONS:
         if name != "import":
             parsers[name].add_argument("--store", type=Path, metavar="DIR", help="default: edge.model of the settings")

@@ -121,7 +121,7 @@ class Services:
         *,
         catalog: bool = True,
         edge: bool = True,
-        engine: str = "auto",
+        engine: str = "openvino",
         say: Callable[[str], None] = lambda _: None,
         **beamline: Any,
     ) -> None:

@@ -1,10 +1,10 @@
-"""Frames from the detector IOC to the edge at a given rate, without a RunEngine: for benchmarks and recorded scans."""
+"""Frames from a detector to the edge at a given rate, without a RunEngine: for benchmarks and recorded scans."""
 
 import logging
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,7 @@ def stream_frames(
     positions_um: np.ndarray,
     fps: float,
     *,
+    detector: "Detector | None" = None,
     pixel_size_um: float | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def stream_frames(
         Probe centres (y, x), um, in the order of the frames.
     fps : float
         Frames per second.
+    detector : Detector, optional
+        What sends the frames; the detector IOC of the settings without it.
     pixel_size_um : float, optional
         Object pixel; without it, the one of the settings' geometry. Expressed to the edge as a distance.
     progress : callable
@@ -59,7 +62,7 @@ def stream_frames(
     if pixel_size_um is not None:
         present = Geometry(geometry.energy_kev, distance_m, geometry.detector_pixel_um, geometry.frame_px)
         distance_m *= pixel_size_um / present.pixel_size_um
-    detector = _Detector(settings.beamline.detector_prefix, settings.beamline.shutter_pv)
+    detector = detector or _Detector(settings.beamline.detector_prefix, settings.beamline.shutter_pv)
     uid, token = str(uuid.uuid4()), uuid.uuid4().hex
     stats = PvaChannel(f"{prefix}stats")
     try:
@@ -114,7 +117,7 @@ def _wait(channel: Any, done: Callable[[dict[str, Any]], bool], timeout_s: float
     return now
 
 
-def _follow(channel: Any, frames: int, detector: "_Detector", progress: Callable[[int], object]) -> None:
+def _follow(channel: Any, frames: int, detector: "Detector", progress: Callable[[int], object]) -> None:
     """Until every frame has been dealt with, or none comes any more."""
     seen, changed_at = -1, time.monotonic()
     while True:
@@ -128,6 +131,45 @@ def _follow(channel: Any, frames: int, detector: "_Detector", progress: Callable
         if time.monotonic() - changed_at > (1.0 if detector.finished() else STALL_S):
             return
         time.sleep(0.1)
+
+
+class Detector(Protocol):
+    """What sends a series of frames."""
+
+    @property
+    def image_channel(self) -> str:
+        """PVA name of the frames."""
+        ...
+
+    @property
+    def dropped_channel(self) -> str:
+        """PVA name of the count of frames lost in the detector."""
+        ...
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        ...
+
+    def prepare(self, frames: int, fps: float) -> None:
+        """Make ready for a series, whose frames are numbered from 0."""
+        ...
+
+    def acquire(self) -> None:
+        """Start the series."""
+        ...
+
+    def finished(self) -> bool:
+        """Whether the series has ended."""
+        ...
+
+    def lost(self) -> tuple[int, int]:
+        """Frames lost since `prepare`: in the detector, in the PVA plugin."""
+        ...
+
+    def stop(self) -> None:
+        """End it, wherever it is."""
+        ...
 
 
 class _Detector:

@@ -25,7 +25,8 @@ DARK = 1e-2
 """Modelled amplitude, in units of its root mean square over the beam, below which a pixel has no modelled phase."""
 
 
-def _unit_phase(far: np.ndarray) -> np.ndarray:
+def unit_phase(far: np.ndarray) -> np.ndarray:
+    """Phase factor of a far field (N, N); 0 where it is dark. `ValueError` if all of it is, or it is not finite."""
     amplitude = np.abs(far)
     power = np.sum(amplitude.astype(np.float64) ** 2)
     if not (np.isfinite(power) and power > 0):
@@ -68,7 +69,7 @@ def lift(patterns: np.ndarray, probe: np.ndarray) -> np.ndarray:
     far = far_field(probe)
     valid = patterns != np.iinfo(patterns.dtype).max
     change = np.where(valid, np.sqrt(patterns.astype(np.float32)) - np.abs(far), 0)
-    lifted = inverse_probe(probe) * near_field(change * _unit_phase(far))
+    lifted = inverse_probe(probe) * near_field(change * unit_phase(far))
     return np.stack([np.real(lifted), np.imag(lifted)], axis=1).astype(np.float32)
 
 
@@ -99,7 +100,7 @@ class FastLift:
         corner = (self.frame_px - self.patch_px) // 2
         centre = slice(corner, corner + self.patch_px)
         self._corner = corner
-        self._phase = _unit_phase(far) * sign
+        self._phase = unit_phase(far) * sign
         self._amplitude = np.abs(far)
         self._inverse = np.ascontiguousarray((inverse_probe(probe) * sign)[centre, centre])
 

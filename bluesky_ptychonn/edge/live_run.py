@@ -8,9 +8,10 @@ import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
 from bluesky_ptychonn.core.frames import FrameGeometry
-from bluesky_ptychonn.core.optics import PROBE_FRAMES, Geometry, counts_of, measured_probe
+from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
+from bluesky_ptychonn.edge.checks import check_run, goes_astray
 from bluesky_ptychonn.edge.image import LiveImage
 from bluesky_ptychonn.edge.intake import Intake
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
@@ -18,47 +19,11 @@ from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
 logger = logging.getLogger(__name__)
 LATENCY_BOUND_S = 0.02
 """A batch leaves after this, however short."""
-MISMATCH = 0.02
-"""Relative difference in pixel size or energy from which a model is refused."""
 SCALE_FACTOR = 30.0
 WARM_UP_FRAMES = 64
 QUIET_S = 0.3
 """No frame for so long after the end of a run: none is under way."""
 LARGEST_MARGIN_PX = 16
-LEAST_STRAY_UM = 1.0
-"""A captured position this little outside the planned field is believed however small the field."""
-
-
-def goes_astray(captured_um: np.ndarray, planned_um: np.ndarray) -> np.ndarray:
-    """Which captured positions (n, 2) cannot be: further outside the planned field than half its size."""
-    low, high = planned_um.min(axis=0), planned_um.max(axis=0)
-    limit_um = np.maximum((high - low) / 2, LEAST_STRAY_UM)
-    return np.any((captured_um < low - limit_um) | (captured_um > high + limit_um), axis=1)
-
-
-def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Geometry:
-    """Return the geometry of a run which this engine can do.
-
-    Raises
-    ------
-    ValueError
-        If it cannot, with the remedy.
-    """
-    geometry = Geometry(message.energy_kev, message.distance_m, message.detector_pixel_um, message.crop_px)
-    if engine.frame_px != message.crop_px or unit_probe.shape != (message.crop_px, message.crop_px):
-        raise ValueError(
-            f"crop_px = {message.crop_px} px, but the engine takes {engine.frame_px} px and the probe has "
-            f"{unit_probe.shape} px; set geometry.frame_px, or use another model and probe"
-        )
-    card = engine.card
-    for name, unit in (("pixel_size_um", "um"), ("energy_kev", "keV")) if card else ():
-        here, there = getattr(geometry, name), getattr(card, name)
-        if there is not None and abs(here - there) > MISMATCH * there:
-            raise ValueError(
-                f"{name} = {here:.5g} {unit} differs by more than {MISMATCH:.0%} from {there:.5g} {unit} of model "
-                f"{card and card.version}; use a model trained for it, or the engine 'lift'"
-            )
-    return geometry
 
 
 class LiveRun:
@@ -110,11 +75,16 @@ class LiveRun:
         self._early: list[tuple[np.ndarray, np.ndarray]] = []
         self._probe_settled = False
         self.positions_source = "planned"
+        self.model_versions: list[str] = []
+        """Models whose patches are in the image, in the order of their use."""
+        self._next_probe: np.ndarray | None = None
+        self.probe_swaps = 0
         self.message_text = ""
         self.withdrawn = 0
         self.rejected = 0
         self.stitched_ever = 0
         self.last_stitched_s = 0.0
+        self._longest_gap_s = 0.0
         self.account = FrameAccount(planned=message.frames)
         self._latencies_s = np.empty(message.frames, np.float32)
         self._cpu_s = (0.0, 0.0)
@@ -144,6 +114,8 @@ class LiveRun:
             if done:
                 now = time.monotonic()
                 self._latencies_s[self.stitched_ever : self.stitched_ever + count] = now - arrivals_s
+                if self.stitched_ever > WARM_UP_FRAMES:
+                    self._longest_gap_s = max(self._longest_gap_s, now - self.last_stitched_s)
                 self.stitched_ever += count
                 self.last_stitched_s = now
                 self._cpu_s = (self._cpu_s[0], time.process_time())
@@ -152,6 +124,10 @@ class LiveRun:
     def _infer(self, frames: np.ndarray, sequences: np.ndarray, indices: np.ndarray) -> bool:
         if not self._cpu_s[0]:
             self._cpu_s = (time.process_time(), 0.0)
+        if self._next_probe is not None:
+            self._probe, self._next_probe = self._next_probe, None
+            self.probe_swaps += 1
+            self._early, self._probe_settled = [], False
         patterns = self._frames.patterns(frames)
         if not self.intensity_scale and not self._set_scale(patterns):
             self.rejected += len(frames)
@@ -159,6 +135,8 @@ class LiveRun:
         if not self._probe_settled:
             self._measure_probe(indices, patterns)
         patches = self.engine.infer(patterns)
+        if self.engine.card is not None and self.model_versions[-1:] != [self.engine.card.version]:
+            self.model_versions.append(self.engine.card.version)
         with self.lock:
             kept = int(np.searchsorted(sequences, self.intake.pairing.kept))  # some may have been withdrawn meanwhile
             self.image.add(sequences[:kept], indices[:kept], patches[:kept])
@@ -205,6 +183,10 @@ class LiveRun:
             with self.lock:
                 self.image.replace(indices[part], patches)
         self._early, self._probe_settled = [], True
+
+    def take_probe(self, unit_probe: np.ndarray) -> None:
+        """Infer with another probe from the next batch on; its scale and its cone are measured anew."""
+        self._next_probe = unit_probe
 
     def withdraw_doubtful(self) -> None:
         """Take out of the image what the pairing no longer stands for."""
@@ -295,6 +277,8 @@ class LiveRun:
             "fps": (done - 1) / span_s if span_s > 0 else 0.0,
             "latency_ms_p50": float(p50),
             "latency_ms_p99": float(p99),
+            "latency_ms_max": float(latencies_ms.max()),
+            "gap_ms_max": 1e3 * self._longest_gap_s,
             "cpu_us_per_frame": 1e6 * (self._cpu_s[1] - self._cpu_s[0]) / done,
         }
 

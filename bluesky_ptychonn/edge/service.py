@@ -7,15 +7,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bluesky_ptychonn.core.optics import with_counts
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.edge.channels import EdgeChannels
 from bluesky_ptychonn.edge.live_run import LiveRun
+from bluesky_ptychonn.edge.stats import run_stats
+from bluesky_ptychonn.edge.swap import EngineSlot, Watch, follow_store, warm_up
 from bluesky_ptychonn.io.edge_channels import STATS, PositionsMessage, RunMessage, blank
+from bluesky_ptychonn.io.model_store import CURRENT
 
 logger = logging.getLogger(__name__)
 STATS_PERIOD_S = 0.1
@@ -54,7 +57,8 @@ class EdgeService:
         ring_bytes: int = 128 << 20,
         kept_bytes: int = 512 << 20,
     ) -> None:
-        self._engine = engine
+        self._engine = EngineSlot(engine)
+        self._watch: Watch | None = None
         self._probe = np.asarray(probe, np.complex64)
         self._bad_pixels = bad_pixels
         self._memory = {"ring_bytes": ring_bytes, "kept_bytes": kept_bytes}
@@ -86,9 +90,49 @@ class EdgeService:
                     next_stats_s = time.monotonic() + STATS_PERIOD_S
                     self._publish()
         finally:
+            if self._watch is not None:
+                self._watch.close()
             if self._run is not None:
                 self._run.cancel()
             self.channels.close()
+
+    def watch(
+        self,
+        store: Path | None,
+        open_version: Callable[[Path], Engine],
+        probe_file: Path | None = None,
+        read_probe: Callable[[], np.ndarray] | None = None,
+    ) -> None:
+        """Take up what changes on disk while serving.
+
+        Parameters
+        ----------
+        store : Path, optional
+            Model store, whose current version is followed.
+        open_version : callable
+            Opens and checks the engine of one version's folder.
+        probe_file, read_probe : optional
+            File of the probe, and what reads it.
+        """
+
+        def open_warm(folder: Path) -> Engine:
+            engine = open_version(folder)
+            warm_up(engine, self._probe)
+            return engine
+
+        def take_probe() -> None:
+            if read_probe is not None:
+                self._probe = np.asarray(read_probe(), np.complex64)
+                if self._run is not None:
+                    self._run.take_probe(self._probe)
+
+        actions: dict[Path, Callable[[], None]] = {}
+        if store is not None:
+            actions[store / CURRENT] = follow_store(store, self._engine, open_warm)
+        if probe_file is not None:
+            actions[probe_file] = take_probe
+        if actions:
+            self._watch = Watch(actions)
 
     @property
     def _active(self) -> bool:
@@ -111,6 +155,7 @@ class EdgeService:
         self._published = -1
         self._positions = None
         self._state = "idle"
+        self._engine.between_runs()
         try:
             self._run = LiveRun(message, self._engine, self._probe, self._bad_pixels, **self._memory)
         except ValueError as error:
@@ -172,7 +217,8 @@ class EdgeService:
                 self._published = changed
                 self._publish_images(run)
                 self._next_image_s = now + (time.monotonic() - now) / BUSY_PART
-        self._text = self.channels.take_problem() or self._text
+        refused = self._watch.take_problem() if self._watch is not None else ""
+        self._text = refused or self.channels.take_problem() or self._text
         self.channels.publish_stats(self._stats(run))
 
     def _publish_images(self, run: LiveRun) -> None:
@@ -186,7 +232,8 @@ class EdgeService:
         return {
             "run_uid": run.message.run_uid,
             "engine": self._engine.name,
-            "model_version": self._model[0],
+            "model_version": run.model_versions[-1] if run.model_versions else self._model[0],
+            "model_versions": ", ".join(run.model_versions),
             "positions_source": run.positions_source,
             "intensity_scale": run.intensity_scale,
             "masked_fraction": run.masked_fraction,
@@ -206,52 +253,12 @@ class EdgeService:
             "engine": self._engine.name,
             "model_version": self._model[0],
             "model_hash": self._model[1],
+            "model_swaps": self._engine.swaps,
+            "models_refused": self._watch.refused if self._watch is not None else 0,
             "runs_refused": self.channels.refused,
             "message": self._text,
         }
-        if run is None:
-            return stats
-        intake, account = run.intake, run.account
-        ring = intake.ring
-        final = self._state == "final"
-        text = self._text or run.message_text or intake.problem
-        if self._state == "idle":
-            text = text or f"waiting for the image channel {run.message.image_channel}"
-        if intake.overruns:
-            text = text or f"the monitor's queue overran {intake.overruns} times"
-        return {
-            **stats,
-            **run.figures(),
-            "run_uid": run.message.run_uid,
-            "frames_planned": run.message.frames,
-            "frames_triggered": _or_unknown(account.triggered),
-            "frames_received": intake.pairing.received,
-            **{f"frames_{name}": count for name, count in run.frame_counts().items()},
-            "frames_foreign": intake.pairing.foreign,
-            "frames_lost_detector": _or_unknown(account.lost_in_detector) if final else intake.pairing.hidden,
-            "frames_lost_plugin": _or_unknown(account.lost_in_plugin),
-            "frames_lost_wire": _or_unknown(account.lost_on_wire),
-            "account": "; ".join([account.state, *account.problems()]) if final else "open",
-            "pairing": f"doubtful: {intake.pairing.doubt}" if intake.pairing.doubt else "ok",
-            "queue_used": intake.queue_used,
-            "queue_size": ring.size if ring is not None else 0,
-            "intensity_scale": run.intensity_scale,
-            "masked_fraction": run.masked_fraction,
-            "positions_source": run.positions_source,
-            "message": text,
-        }
-
-
-def _or_unknown(count: int | None) -> int:
-    return -1 if count is None else count
-
-
-def warm_up(engine: Engine, probe: np.ndarray) -> None:
-    """Let the engine compile what it compiles on first use, for batches of every size that is usual."""
-    engine.set_probe(with_counts(probe, 1e5))
-    for count in (1, engine.max_batch):
-        for dtype in (np.uint16, np.uint32):
-            engine.infer(np.ones((count, engine.frame_px, engine.frame_px), dtype))
+        return stats if run is None else stats | run_stats(run, self._state, self._text)
 
 
 def serve(
@@ -263,6 +270,7 @@ def serve(
     interface: str = "",
     ring_bytes: int = 128 << 20,
     kept_bytes: int = 512 << 20,
+    prepare: Callable[[EdgeService], None] = lambda service: None,
     stop: threading.Event | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
@@ -274,6 +282,8 @@ def serve(
         As for `EdgeService`.
     interface : str
         Address of the one network interface to bind; "" is what ``EPICS_PVAS_INTF_ADDR_LIST`` says, or else loopback.
+    prepare : callable
+        Is given the service before it serves, to let it `watch` files.
     stop : threading.Event, optional
     on_ready : callable, optional
         Called when the channels are there.
@@ -284,6 +294,7 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
     service = EdgeService(prefix, engine, probe, bad_pixels, ring_bytes=ring_bytes, kept_bytes=kept_bytes)
+    prepare(service)
     if on_ready is not None:
         on_ready()
     service.serve(stop)

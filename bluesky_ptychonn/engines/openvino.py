@@ -5,18 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_ptychonn.core.lift import FastLift
-from bluesky_ptychonn.core.model_card import ModelCard
-from bluesky_ptychonn.core.projection import FastProjection, light
 from bluesky_ptychonn.core.protocols import EngineMismatch
-from bluesky_ptychonn.engines.lift import lift_for
+from bluesky_ptychonn.engines.steps import StepsEngine, Wanted, array_steps, is_eight_bit
 from bluesky_ptychonn.io.model_store import StoredModel
 
-GOLDEN_TOLERANCE_RAD = 0.02
-"""Root mean square by which patches may differ from the golden ones."""
 
-
-class OpenVinoEngine:
+class OpenVinoEngine(StepsEngine):
     """A network compiled for the processor it runs on.
 
     The golden pair of the model is checked here, preparation included, before the engine can be used. A graph of any
@@ -39,30 +33,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, model: StoredModel, max_batch: int = 8, threads: int = 1) -> None:
-        card = model.card
-        self.card: ModelCard | None = card
-        self.frame_px, self.patch_px, self.max_batch = card.frame_px, card.patch_px, max_batch
-        self._has_probe = False
-        self._steps = (_CountsStep if card.preparation == "counts" else _LiftSteps)(model, max_batch, threads)
-        check_golden(self, model)
-        self._has_probe = False
-
-    def set_probe(self, probe: np.ndarray) -> None:
-        """Take a new probe (N, N), scaled to the counts per frame; the networks stay compiled."""
-        self._steps.set_probe(probe)
-        self._has_probe = True
-
-    def infer(self, patterns: np.ndarray) -> np.ndarray:
-        """Patterns (B, N, N) to phase (B, h, h) float32, rad."""
-        if not self._has_probe:
-            raise RuntimeError("the engine has no probe yet; call set_probe first")
-        if not 1 <= len(patterns) <= self.max_batch:
-            raise ValueError(f"a batch of {len(patterns)} patterns; this engine takes 1 to {self.max_batch}")
-        phase = np.empty((len(patterns), self.patch_px, self.patch_px), np.float32)
-        size = self._steps.batch
-        for first in range(0, len(patterns), size):
-            self._steps.infer(patterns[first : first + size], phase[first : first + size])
-        return phase
+        super().__init__(model, max_batch, array_steps(model, max_batch, functools.partial(_Network, model, threads)))
 
 
 @functools.cache
@@ -83,40 +54,31 @@ class _Network:
     Parameters
     ----------
     model : StoredModel
-    file : str
-        The graph, among the files of the model.
-    batch, threads : int
-        Compiled for; the graph's own batch where that is fixed.
-    channels, side_px : int
-        Of its input (B, C, h, h).
-    given : tuple of tuple
-        Shapes that its output may have behind the batch.
+    threads : int
+        Cores it is compiled for.
+    wanted : Wanted
+        What the card says of it.
     """
 
-    def __init__(
-        self, model: StoredModel, file: str, batch: int, threads: int, channels: int, side_px: int, given: tuple
-    ) -> None:
+    def __init__(self, model: StoredModel, threads: int, wanted: Wanted) -> None:
         import openvino
 
-        core, who = _core(), f"model {model.card.version}: {file}"
+        core, who, path = _core(), f"model {model.card.version}: {wanted.file}", model.directory / wanted.file
         try:
-            graph = core.read_model(model.directory / file)
-            fixed = graph.input(0).partial_shape[0]
-            self.batch = batch if fixed.is_dynamic else fixed.get_length()
-            shape = [self.batch, channels, side_px, side_px]
-            if not graph.input(0).partial_shape.compatible(openvino.PartialShape(shape)):
-                raise EngineMismatch(f"{who} takes {graph.input(0).partial_shape}; its card says {shape}")
+            graph = core.read_model(path)
+            self.batch = wanted.refuse_input(who, _sides_of(graph.input(0)))
+            shape = [self.batch, wanted.channels, wanted.side_px, wanted.side_px]
             graph.reshape(shape)
-            found = graph.output(0).partial_shape
-            if found.is_dynamic or tuple(found.to_shape()) not in [(self.batch, *behind) for behind in given]:
-                wanted = " or ".join(str(("B", *behind)) for behind in given)
-                raise EngineMismatch(f"{who} gives {found}; its card says {wanted}")
+            wanted.refuse_output(who, _sides_of(graph.output(0)), self.batch)
             options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
             if model.card.preparation == "counts":  # else bfloat16 where the processor has it: too coarse for counts
                 options["INFERENCE_PRECISION_HINT"] = "f32"
-            self._request: Any = core.compile_model(graph, "CPU", options).create_infer_request()
+            compiled = core.compile_model(graph, "CPU", options)
+            self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
             raise EngineMismatch(f"{who} cannot be compiled: {str(error).strip()[-300:]}") from error
+        precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.dtype: str = "int8" if is_eight_bit(path) else {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
         self.input = np.zeros(shape, np.float32)
         self._request.set_input_tensor(openvino.Tensor(self.input, shared_memory=True))
         self._output = self._request.get_output_tensor(0)
@@ -127,97 +89,6 @@ class _Network:
         return self._output.data
 
 
-class _LiftSteps:
-    """The lift, a first guess, and, where the model has it, the projection of the guess and its correction."""
-
-    def __init__(self, model: StoredModel, batch: int, threads: int) -> None:
-        card = model.card
-        self._frame_px, side_px = card.frame_px, card.patch_px
-        given = ((2, side_px, side_px),)
-        self._first = _Network(model, card.graph_file, batch, threads, 3, side_px, given)
-        self.batch = self._first.batch
-        self._refine = None
-        if card.refine_file:
-            self._refine = _Network(model, card.refine_file, self.batch, threads, 5, side_px, given)
-            if self._refine.batch != self.batch:
-                raise EngineMismatch(
-                    f"model {card.version}: {card.graph_file} takes {self.batch} patches at once and "
-                    f"{card.refine_file} {self._refine.batch}; export both with the same batch"
-                )
-
-    def set_probe(self, probe: np.ndarray) -> None:
-        side_px = self._first.input.shape[-1]
-        self._lift: FastLift = lift_for(probe, self._frame_px, side_px)
-        self._first.input[:, 2] = light(probe, side_px)
-        if self._refine is not None:
-            self._project = FastProjection(probe, side_px)
-            self._refine.input[:, 4] = self._first.input[:, 2]
-
-    def infer(self, patterns: np.ndarray, phase: np.ndarray) -> None:
-        count = len(patterns)
-        self._lift(patterns, self._first.input[:count, :2])
-        guess = self._first.run()[:count]
-        if self._refine is None:
-            phase[:] = guess[:, 1]
-            return
-        fed = self._refine.input[:count]
-        fed[:, 2:4] = guess
-        self._project(patterns, guess, fed[:, :2])
-        np.add(guess[:, 1], self._refine.run()[:count, 1], out=phase)
-
-
-class _CountsStep:
-    """Counts as they are, or scaled to those of the training."""
-
-    def __init__(self, model: StoredModel, batch: int, threads: int) -> None:
-        side_px, self._reference = model.card.frame_px, model.card.reference_counts
-        given = tuple((*channels, side_px, side_px) for channels in ((), (1,), (2,)))
-        self._network = _Network(model, model.card.graph_file, batch, threads, 1, side_px, given)
-        self.batch = self._network.batch
-        self._scale = np.float32(1)
-
-    def set_probe(self, probe: np.ndarray) -> None:
-        side_px = self._network.input.shape[-1]
-        counts = float(np.sum(np.abs(probe).astype(np.float64) ** 2))
-        if np.shape(probe) != (side_px, side_px):
-            raise ValueError(f"the probe has shape {np.shape(probe)} px; this engine takes ({side_px}, {side_px})")
-        if not (np.isfinite(counts) and counts > 0):
-            raise ValueError(f"the probe holds {counts} counts; it must be finite and have power")
-        if self._reference is not None:
-            self._scale = np.float32(self._reference / counts)
-
-    def infer(self, patterns: np.ndarray, phase: np.ndarray) -> None:
-        fed = self._network.input[: len(patterns), 0]
-        if patterns.shape != fed.shape or patterns.dtype.kind != "u":
-            raise ValueError(
-                f"patterns have shape {patterns.shape} and type {patterns.dtype}; the model asks for unsigned counts "
-                f"(B, {fed.shape[1]}, {fed.shape[2]})"
-            )
-        np.multiply(patterns, self._scale, out=fed, casting="unsafe")
-        fed[patterns == np.iinfo(patterns.dtype).max] = 0
-        given = self._network.run()[: len(patterns)]
-        phase[:] = given if given.ndim == 3 else given[:, -1]
-
-
-def check_golden(engine, model: StoredModel) -> None:
-    """Compare what an engine makes of the golden patterns with the golden patches, one batch after another.
-
-    Raises
-    ------
-    EngineMismatch
-        If they differ by more than `GOLDEN_TOLERANCE_RAD`.
-    """
-    with np.load(model.golden_path, allow_pickle=False) as golden:
-        patterns, probe, expected = golden["patterns"], golden["probe"], golden["patches_rad"]
-    try:
-        engine.set_probe(probe)
-        batches = range(0, len(patterns), engine.max_batch)
-        found = np.concatenate([engine.infer(patterns[b : b + engine.max_batch]) for b in batches])
-        error_rad = float(np.sqrt(np.mean((found - expected) ** 2)))
-    except ValueError as error:
-        raise EngineMismatch(f"model {model.card.version}: the golden pair does not fit: {error}") from error
-    if not error_rad <= GOLDEN_TOLERANCE_RAD:
-        raise EngineMismatch(
-            f"model {model.card.version} misses its golden patches by {error_rad:.3f} rad (allowed is "
-            f"{GOLDEN_TOLERANCE_RAD} rad) in engine {engine.name}; use another engine, or export the model anew"
-        )
+def _sides_of(port: Any) -> list[int | None]:
+    shape = port.partial_shape
+    return [None if side.is_dynamic else side.get_length() for side in shape] if shape.rank.is_static else []

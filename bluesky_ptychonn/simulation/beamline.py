@@ -256,6 +256,13 @@ def status(directory: Path | str) -> dict[str, bool]:
         return {}
 
 
+def loopback_environment() -> dict[str, str]:
+    """EPICS environment for PVA servers and clients of their own, on loopback and free ports."""
+    search = str(free_ports(1)[0])
+    ports = {"EPICS_PVA_BROADCAST_PORT": search, "EPICS_PVAS_BROADCAST_PORT": search}
+    return {**LOOPBACK, **ports, "EPICS_PVA_SERVER_PORT": "0", "EPICS_PVAS_SERVER_PORT": "0"}
+
+
 def free_ports(count: int) -> list[int]:
     """Ports on loopback on which neither TCP nor UDP is in use."""
     found: list[int] = []

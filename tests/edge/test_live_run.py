@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bluesky_ptychonn.core.model_card import ModelCard
-from bluesky_ptychonn.edge.live_run import check_run, goes_astray
+from bluesky_ptychonn.edge.checks import check_run, goes_astray
 from bluesky_ptychonn.io.edge_channels import RunMessage
 
 HASH = 64 * "0"

@@ -8,7 +8,7 @@ import torch
 from bluesky_ptychonn.core.lift import lift
 from bluesky_ptychonn.core.optics import with_counts
 from bluesky_ptychonn.core.projection import light, project
-from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.engines import torch_physics as physics
 from bluesky_ptychonn.training.learning.networks import NETWORKS, LiftNetwork, build_network, multiplications
 from bluesky_ptychonn.training.learning.reference_networks import PtychoNN2
 

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 from small_corpus import TINY, small_corpus, small_recipe
 
-from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.engines import torch_physics as physics
 from bluesky_ptychonn.training.learning.batches import Augmentation, Batches
 from bluesky_ptychonn.training.learning.checkpoint import CHECKPOINT, read_checkpoint, trained_network
 from bluesky_ptychonn.training.learning.networks import build_network

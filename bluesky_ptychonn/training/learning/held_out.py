@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from skimage import io
 
-from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.engines import torch_physics as physics
 from bluesky_ptychonn.training.learning.batches import Augmentation, Batch, Batches
 from bluesky_ptychonn.training.learning.corpus import Shard
 from bluesky_ptychonn.training.learning.ranks import Ranks

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bluesky_ptychonn.training.learning import physics
+from bluesky_ptychonn.engines import torch_physics as physics
 from bluesky_ptychonn.training.learning.patch_network import PatchNetwork
 from bluesky_ptychonn.training.learning.reference_networks import PtychoNN, PtychoNN2
 

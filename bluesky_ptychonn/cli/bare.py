@@ -1,0 +1,151 @@
+"""An edge and a bare stream of frames for it, without a beamline: what `bench stream --detector bare` measures with."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bluesky_ptychonn.cli.services import SETTINGS_FILE, Child
+from bluesky_ptychonn.config import VARIABLE, Settings, load_settings, write_settings
+
+POOL = 1000
+"""Distinct frames that are sent over and over."""
+PHOTONS = 1e6
+PATIENCE_S = 30.0
+
+
+class BareDetector:
+    """A process that sends the frames of a file, with the part of a detector that `cli.stream` asks for.
+
+    Parameters
+    ----------
+    pool_file : Path
+        ``.npy`` of (N, H, W) uint16.
+    """
+
+    def __init__(self, pool_file: Path) -> None:
+        from bluesky_ptychonn.simulation.image_server import COUNTERS, IMAGE
+
+        self.image_channel, self.dropped_channel = IMAGE, COUNTERS[0]
+        shape = np.load(pool_file, mmap_mode="r").shape
+        self.frame_shape = int(shape[1]), int(shape[2])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bluesky_ptychonn.simulation.bare_stream", str(pool_file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        if self._answer() != "ready":
+            raise RuntimeError("the bare stream does not start")
+        self._asked: dict[str, float] = {}
+        self._waiting: threading.Thread | None = None
+        self.sent: dict[str, float] = {}
+        """What the stream says of its last series: frames sent, and how late the latest was, ms."""
+
+    def _answer(self) -> str:
+        return self._process.stdout.readline().strip() if self._process.stdout else ""
+
+    def prepare(self, frames: int, fps: float) -> None:
+        """Remember a series."""
+        self._asked = {"frames": frames, "fps": fps}
+
+    def acquire(self) -> None:
+        """Start the series."""
+        if self._process.stdin is None:
+            raise RuntimeError("the bare stream was not started")
+        self.sent = {}
+        self._process.stdin.write(json.dumps(self._asked) + "\n")
+        self._process.stdin.flush()
+        self._waiting = threading.Thread(target=lambda: self.sent.update(json.loads(self._answer() or "{}")))
+        self._waiting.start()
+
+    def finished(self) -> bool:
+        """Whether every frame was sent."""
+        return self._waiting is not None and not self._waiting.is_alive()
+
+    def lost(self) -> tuple[int, int]:
+        """Frames lost before the wire: none, it has nowhere to lose them."""
+        return 0, 0
+
+    def stop(self) -> None:
+        """Nothing is to be closed after a series."""
+
+    def end(self) -> None:
+        """End the process."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(3)
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
+
+
+class BareEdge:
+    """Settings, frames of a simulated sample and an edge in a state directory; a context manager that ends them.
+
+    Parameters
+    ----------
+    directory : Path
+    engine : str
+    model : Path, optional
+        Model or store of the edge.
+    """
+
+    def __init__(self, directory: Path, engine: str = "auto", model: Path | None = None) -> None:
+        from bluesky_ptychonn.core.optics import Geometry, zone_plate_probe
+        from bluesky_ptychonn.simulation.beamline import loopback_environment
+        from bluesky_ptychonn.simulation.test_sets import load_test_set, scan_of
+
+        probe = zone_plate_probe(Geometry())
+        scan = scan_of(load_test_set("letters"), probe, points=POOL, photons=PHOTONS)
+        self.positions_um = scan.positions_um - scan.positions_um.mean(axis=0)
+        np.save(directory / "pool.npy", scan.patterns.astype(np.uint16))
+        np.save(directory / "probe.npy", probe)
+        tables: dict[str, dict[str, Any]] = {
+            "epics": {"environment": loopback_environment()},
+            "edge": {"engine": engine, **({"model": str(model)} if model else {})},
+            "probe": {"file": "probe.npy"},
+        }
+        self.settings_file = directory / SETTINGS_FILE
+        write_settings(tables, self.settings_file)
+        self._directory = directory
+        self._edge = Child("edge", ["edge", "--settings", str(self.settings_file)], directory)
+
+    @property
+    def settings(self) -> Settings:
+        """What clients need to know."""
+        return load_settings(self.settings_file)
+
+    def __enter__(self) -> "BareEdge":
+        from bluesky_ptychonn.io.pva import PvaChannel
+
+        os.environ[VARIABLE] = str(self.settings_file)
+        self.settings.apply_epics_environment()
+        self.detector = BareDetector(self._directory / "pool.npy")
+
+        def answers() -> bool:
+            try:
+                PvaChannel(f"{self.settings.edge.prefix}stats", timeout_s=0.5).get()
+            except TimeoutError:
+                return False
+            return True
+
+        try:
+            self._edge.start()
+            self._edge.wait_until(answers)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._edge.end()
+        self.detector.end()

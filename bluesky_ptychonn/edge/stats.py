@@ -1,0 +1,51 @@
+"""What the channel `stats` says of a run."""
+
+from typing import Any
+
+from bluesky_ptychonn.edge.live_run import LiveRun
+
+
+def run_stats(run: LiveRun, state: str, text: str) -> dict[str, Any]:
+    """Fields of `io.edge_channels.STATS` that belong to a run.
+
+    Parameters
+    ----------
+    run : LiveRun
+    state : str
+        Of the service.
+    text : str
+        What the service has to say; it goes before what the run has.
+    """
+    intake, account = run.intake, run.account
+    ring = intake.ring
+    final = state == "final"
+    text = text or run.message_text or intake.problem
+    if state == "idle":
+        text = text or f"waiting for the image channel {run.message.image_channel}"
+    if intake.overruns:
+        text = text or f"the monitor's queue overran {intake.overruns} times"
+    return {
+        **run.figures(),
+        "run_uid": run.message.run_uid,
+        "frames_planned": run.message.frames,
+        "frames_triggered": _or_unknown(account.triggered),
+        "frames_received": intake.pairing.received,
+        **{f"frames_{name}": count for name, count in run.frame_counts().items()},
+        "frames_foreign": intake.pairing.foreign,
+        "frames_lost_detector": _or_unknown(account.lost_in_detector) if final else intake.pairing.hidden,
+        "frames_lost_plugin": _or_unknown(account.lost_in_plugin),
+        "frames_lost_wire": _or_unknown(account.lost_on_wire),
+        "account": "; ".join([account.state, *account.problems()]) if final else "open",
+        "pairing": f"doubtful: {intake.pairing.doubt}" if intake.pairing.doubt else "ok",
+        "queue_used": intake.queue_used,
+        "queue_size": ring.size if ring is not None else 0,
+        "intensity_scale": run.intensity_scale,
+        "masked_fraction": run.masked_fraction,
+        "positions_source": run.positions_source,
+        "probe_swaps": run.probe_swaps,
+        "message": text,
+    }
+
+
+def _or_unknown(count: int | None) -> int:
+    return -1 if count is None else count
