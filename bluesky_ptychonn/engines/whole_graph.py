@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from bluesky_ptychonn.core.lift import unit_phase, inverse_probe
+from bluesky_ptychonn.core.lift import inverse_probe, unit_phase
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.optics import far_field
 from bluesky_ptychonn.core.projection import LARGEST_LOG, ONE_COUNT, light
