@@ -152,8 +152,11 @@ def _table(name: str, model: str, directory: Path | str, options: argparse.Names
 
 def measure(engine: Engine, patterns: np.ndarray, runs: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Time of a batch, us per frame (runs,): all of it, and that of the networks alone where the engine can tell."""
-    networks: Callable[[], None] | None = getattr(engine, "run_networks", None)
-    works = [lambda: engine.infer(patterns), *([networks] if networks else [])]
+    from bluesky_ptychonn.engines.steps import StepsEngine
+
+    works: list[Callable[[], object]] = [lambda: engine.infer(patterns)]
+    if isinstance(engine, StepsEngine) and engine.networks_apart:
+        works.append(engine.run_networks)
     whole, *alone = times_us(works, runs) / len(patterns)
     return whole, alone[0] if alone else None
 

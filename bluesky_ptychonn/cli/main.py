@@ -28,10 +28,11 @@ OWNERS = ("demo", "shell", "bench")
 
 EXTRAS = {
     **dict.fromkeys(("bluesky", "ophyd", "epics", "event_model", "IPython", "matplotlib", "tqdm"), "beamline"),
-    **dict.fromkeys(("openvino", "pvaccess"), "edge"),
+    **dict.fromkeys(("openvino", "onnxruntime", "pvaccess"), "edge"),
+    **dict.fromkeys(("tensorrt", "cuda"), "tensorrt"),
     **dict.fromkeys(("softioc", "caproto"), "sim"),
     **dict.fromkeys(("tiled", "bluesky_tiled_plugins"), "tiled"),
-    **dict.fromkeys(("torch", "onnx", "onnxruntime"), "training"),
+    **dict.fromkeys(("torch", "onnx"), "training"),
 }
 """Which extra of this package brings a module."""
 

@@ -55,6 +55,8 @@ class StepsEngine:
     """
 
     name = ""
+    networks_apart = True
+    """Whether `run_networks` runs them without the preparation."""
 
     def __init__(self, model: StoredModel, max_batch: int, steps: Steps) -> None:
         card = model.card

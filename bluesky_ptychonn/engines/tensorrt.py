@@ -66,6 +66,7 @@ class TensorRtEngine(StepsEngine):
     """
 
     name = "tensorrt"
+    networks_apart = False
 
     def __init__(
         self,
