@@ -1,5 +1,6 @@
 """What the rooms ask of each other's parts."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -46,6 +47,11 @@ class Engine(Protocol):
     @property
     def patch_px(self) -> int:
         """Side of the patches, the central part of the field, px."""
+        ...
+
+    @property
+    def guess(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """A first estimate of the same phase, for a part of the cost of `infer`; None where there is none."""
         ...
 
     def set_probe(self, probe: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.edge.checks import check_run, goes_astray
+from bluesky_ptychonn.edge.hurry import Hurry
 from bluesky_ptychonn.edge.image import LiveImage
 from bluesky_ptychonn.edge.intake import Intake
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
@@ -81,6 +82,7 @@ class LiveRun:
         self.probe_swaps = 0
         self.message_text = ""
         self.withdrawn = 0
+        self.hurry = Hurry(engine)
         self.rejected = 0
         self.stitched_ever = 0
         self.last_stitched_s = 0.0
@@ -134,7 +136,7 @@ class LiveRun:
             return False
         if not self._probe_settled:
             self._measure_probe(indices, patterns)
-        patches = self.engine.infer(patterns)
+        patches = self.hurry.infer(indices, patterns, self.intake.queue_used)
         if self.engine.card is not None and self.model_versions[-1:] != [self.engine.card.version]:
             self.model_versions.append(self.engine.card.version)
         with self.lock:
@@ -204,6 +206,10 @@ class LiveRun:
         """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""
         self._end()
         self._settle_probe()
+        indices, patches = self.hurry.in_full()
+        if len(indices):
+            with self.lock:
+                self.image.replace(indices, patches)
         pairing, in_plugin = self.intake.pairing, _known(positions.lost_in_plugin)
         # captured positions also count triggers which were not sent
         slots = max(positions.triggered, int(positions.trigger_index.max(initial=-1)) + 1)

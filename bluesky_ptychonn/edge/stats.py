@@ -31,6 +31,7 @@ def run_stats(run: LiveRun, state: str, text: str) -> dict[str, Any]:
         "frames_triggered": _or_unknown(account.triggered),
         "frames_received": intake.pairing.received,
         **{f"frames_{name}": count for name, count in run.frame_counts().items()},
+        "frames_guessed": run.hurry.guessed,
         "frames_foreign": intake.pairing.foreign,
         "frames_lost_detector": _or_unknown(account.lost_in_detector) if final else intake.pairing.hidden,
         "frames_lost_plugin": _or_unknown(account.lost_in_plugin),

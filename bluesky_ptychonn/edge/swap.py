@@ -66,10 +66,19 @@ class EngineSlot:
 
     def infer(self, patterns: np.ndarray) -> np.ndarray:
         """Infer one batch, all of it with one model: the offered one, if it fits into a run under way."""
+        self._take_what_fits()
+        return self._engine.infer(patterns)
+
+    @property
+    def guess(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Of the engine that infers the next batch."""
+        self._take_what_fits()
+        return getattr(self._engine, "guess", None)
+
+    def _take_what_fits(self) -> None:
         offered = self._offered
         if offered is not None and _exchangeable(offered, self._engine):
             self._take(offered)
-        return self._engine.infer(patterns)
 
     def between_runs(self) -> None:
         """Take what is offered, also where its patches have another size."""

@@ -20,6 +20,7 @@ class LiftEngine:
 
     name = "lift"
     card: ModelCard | None = None
+    guess = None
 
     def __init__(self, frame_px: int = 128, patch_px: int | None = None, max_batch: int = 8) -> None:
         self.frame_px = frame_px

@@ -1,5 +1,6 @@
 """What engines share: the steps from patterns to phase around a network, their limits, and the golden pair."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,12 +27,19 @@ class Steps(Protocol):
     dtype: str
     """What the networks compute in: "fp32", "bf16", "fp16" or "int8"."""
 
+    guesses: bool
+    """Whether there is a first estimate, for a part of the cost."""
+
     def set_probe(self, probe: np.ndarray) -> None:
         """Take a new probe (N, N), scaled to the counts per frame."""
         ...
 
     def infer(self, patterns: np.ndarray, phase: np.ndarray) -> None:
         """Fill ``phase`` (B, h, h) from patterns (B, N, N)."""
+        ...
+
+    def guess(self, patterns: np.ndarray, phase: np.ndarray) -> None:
+        """Fill ``phase`` with a first estimate; only where `guesses` is True."""
         ...
 
     def run_networks(self) -> None:
@@ -74,6 +82,14 @@ class StepsEngine:
 
     def infer(self, patterns: np.ndarray) -> np.ndarray:
         """Patterns (B, N, N) to phase (B, h, h) float32, rad."""
+        return self._by(self._steps.infer, patterns)
+
+    @property
+    def guess(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """First estimate of the phase, as `infer`, for a part of its cost; None where the model has none."""
+        return functools.partial(self._by, self._steps.guess) if self._steps.guesses else None
+
+    def _by(self, step: Callable[[np.ndarray, np.ndarray], None], patterns: np.ndarray) -> np.ndarray:
         if not self._has_probe:
             raise RuntimeError("the engine has no probe yet; call set_probe first")
         if not 1 <= len(patterns) <= self.max_batch:
@@ -81,7 +97,7 @@ class StepsEngine:
         phase = np.empty((len(patterns), self.patch_px, self.patch_px), np.float32)
         size = self._steps.batch
         for first in range(0, len(patterns), size):
-            self._steps.infer(patterns[first : first + size], phase[first : first + size])
+            step(patterns[first : first + size], phase[first : first + size])
         return phase
 
     def run_networks(self) -> None:
@@ -171,6 +187,7 @@ class _LiftSteps:
         if card.refine_file:
             self._refine = open_network(refine_wanted(card, self.batch))
             refuse_batches(card, self.batch, self._refine.batch)
+        self.guesses = self._refine is not None
 
     def set_probe(self, probe: np.ndarray) -> None:
         side_px = self._first.input.shape[-1]
@@ -181,9 +198,7 @@ class _LiftSteps:
             self._refine.input[:, 4] = self._first.input[:, 2]
 
     def infer(self, patterns: np.ndarray, phase: np.ndarray) -> None:
-        count = len(patterns)
-        self._lift(patterns, self._first.input[:count, :2])
-        guess = self._first.run()[:count]
+        count, guess = len(patterns), self._guessed(patterns)
         if self._refine is None:
             phase[:] = guess[:, 1]
             return
@@ -192,13 +207,30 @@ class _LiftSteps:
         self._project(patterns, guess, fed[:, :2])
         np.add(guess[:, 1], self._refine.run()[:count, 1], out=phase)
 
+    def guess(self, patterns: np.ndarray, phase: np.ndarray) -> None:
+        phase[:] = self._guessed(patterns)[:, 1]
+
+    def _guessed(self, patterns: np.ndarray) -> np.ndarray:
+        self._lift(patterns, self._first.input[: len(patterns), :2])
+        return self._first.run()[: len(patterns)]
+
     def run_networks(self) -> None:
         self._first.run()
         if self._refine is not None:
             self._refine.run()
 
 
-class _CountsStep:
+class OneStep:
+    """Steps without a first estimate."""
+
+    guesses = False
+
+    def guess(self, patterns: np.ndarray, phase: np.ndarray) -> None:
+        """There is none."""
+        raise NotImplementedError
+
+
+class _CountsStep(OneStep):
     """Counts as they are, or scaled to those of the training."""
 
     def __init__(self, card: ModelCard, batch: int, open_network: Callable[[Wanted], Network]) -> None:

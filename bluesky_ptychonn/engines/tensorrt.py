@@ -19,7 +19,7 @@ import numpy as np
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.protocols import EngineUnavailable
 from bluesky_ptychonn.engines.cuda_buffers import CudaBuffers, Handle, Work, open_cuda
-from bluesky_ptychonn.engines.steps import StepsEngine, refuse_patterns
+from bluesky_ptychonn.engines.steps import OneStep, StepsEngine, refuse_patterns
 from bluesky_ptychonn.engines.tensorrt_plans import Plans, tensorrt_library
 from bluesky_ptychonn.engines.whole_graph import NO_DATA, PATTERNS, PHASE, probe_inputs
 from bluesky_ptychonn.io.model_store import StoredModel
@@ -94,7 +94,7 @@ class TensorRtEngine(StepsEngine):
         super().__init__(model, max_batch, steps)
 
 
-class _DeviceSteps:
+class _DeviceSteps(OneStep):
     """All steps on the device, for batches of any length."""
 
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.protocols import EngineUnavailable
 from bluesky_ptychonn.engines.steps import (
+    OneStep,
     StepsEngine,
     Wanted,
     counts_of_probe,
@@ -203,7 +204,7 @@ class _Wire:
         return (raw.to(self._wide) & self._mask).to(torch.float32), raw != -1
 
 
-class _Batches:
+class _Batches(OneStep):
     """Steps on a device: buffers that stay, and on CUDA one captured graph for each size of a batch."""
 
     def __init__(self, chain: _LiftChain | _CountsChain, card: ModelCard, device: torch.device, dtype: str) -> None:

@@ -63,6 +63,7 @@ STATS = {
     "frames_unpaired": "int",
     "frames_shed": "int",
     "frames_rejected": "int",
+    "frames_guessed": "int",
     "frames_foreign": "int",
     "frames_lost_detector": "int",
     "frames_lost_plugin": "int",

@@ -30,7 +30,7 @@ def card(version, **values):
 class Fake:
     """Patches that say which version made them, and with what power of the probe."""
 
-    name, max_batch = "fake", 8
+    name, max_batch, guess = "fake", 8, None
 
     def __init__(self, version, **values):
         self.card = card(version, **values)

@@ -1,5 +1,6 @@
 """The edge as its neighbours see it: a real image server, a real edge, real channels."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -165,6 +166,24 @@ def test_captured_positions_make_the_final_image(small):
     )
     assert stats["positions_source"] == "captured"
     np.testing.assert_array_equal(stamps(small)[0], np.arange(400)[::-1])
+
+
+def test_what_comes_too_fast_is_guessed_and_in_the_end_inferred_in_full(small):
+    """500 frames/s to an engine that infers 333 of them: none is shed, none is late by more than the queue allows."""
+    with contextlib.closing(World()) as hurried:
+        hurried.folder = small.folder
+        hurried.start("source", str(small.folder / "pool.npy"))
+        hurried.start("edge", "hurried", str(small.folder / "probe.npy"))
+        hurried.start("client")
+        arm(hurried, "hurried")
+        counts = hurried.call("source", **GIVEN)
+        deadline = time.monotonic() + 20
+        while not hurried.stats()["frames_guessed"]:
+            assert time.monotonic() < deadline, hurried.stats()
+        final = end(hurried, "hurried", counts)
+        found, _ = stamps(hurried)
+    assert (final["frames_guessed"], final["frames_shed"], final["frames_stitched"]) == (0, 0, 400)
+    assert found.tolist() == list(range(400))
 
 
 def test_the_view_saves_a_picture_of_what_the_edge_shows(small):

@@ -20,6 +20,7 @@ class NetworkEngine:
     """
 
     name = "network"
+    guess = None
     card: ModelCard | None = None
 
     def __init__(self, network: torch.nn.Module, frame_px: int = 128, max_batch: int = 32) -> None:
