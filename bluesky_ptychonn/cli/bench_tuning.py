@@ -102,15 +102,20 @@ def _tuned(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "training_pairs": len(chosen),
         "pairs_seen": figures["results"][0]["pairs_seen"],
         "minutes_computing": figures["results"][0]["minutes"],
-        "ssim_before": _ssim(before, *unseen, probe, sample),
-        "ssim": _ssim(after, *unseen, probe, sample),
-        "ssim_etched_before": _ssim(before, *old[:2], probe, old[2]),
-        "ssim_etched": _ssim(after, *old[:2], probe, old[2]),
+        **_likeness("ssim", before, after, unseen, probe, sample),
+        **_likeness("ssim_etched", before, after, old[:2], probe, old[2]),
         "labels_error": reconstruction.report.error if reconstruction.report else None,
         "photons_per_frame": PHOTONS,
-        "removed": "constant",
         "data_range": 0.6,
     }
+
+
+def _likeness(name: str, before, after, scan, probe: np.ndarray, sample: np.ndarray) -> dict[str, float]:
+    """Before and after: of the image as it is, and without its mean difference (decision 0007)."""
+    found = {}
+    for when, network in (("_before", before), ("", after)):
+        found[name + when], found[f"{name}{when}_mean_removed"] = _ssim(network, scan[0], scan[1], probe, sample)
+    return found
 
 
 def _scan(sample: np.ndarray, middle: float, probe: np.ndarray, rng: np.random.Generator):
@@ -130,8 +135,10 @@ def _old_test(probe: np.ndarray):
     return scan.patterns, scan.positions_um / scan.pixel_size_um, test_set.object_
 
 
-def _ssim(network, patterns: np.ndarray, positions_px: np.ndarray, probe: np.ndarray, sample: np.ndarray) -> float:
-    """Likeness of the stitched image to the truth in the middle of the scanned area."""
+def _ssim(
+    network, patterns: np.ndarray, positions_px: np.ndarray, probe: np.ndarray, sample: np.ndarray
+) -> list[float]:
+    """Likeness of the stitched image to the truth in the middle of the scanned area: as it is, without the mean."""
     from bluesky_ptychonn.core.metrics import compare_phase
     from bluesky_ptychonn.core.stitch import Canvas
     from bluesky_ptychonn.engines.offline import stitch_scan
@@ -141,4 +148,7 @@ def _ssim(network, patterns: np.ndarray, positions_px: np.ndarray, probe: np.nda
     image, _, _ = stitch_scan(NetworkEngine(network), patterns, positions_px, probe, 1.0, canvas)
     y, x = np.rint((positions_px.min(axis=0) + positions_px.max(axis=0)) / 2).astype(int) - JUDGED_PX // 2
     region = (slice(int(y), int(y) + JUDGED_PX), slice(int(x), int(x) + JUDGED_PX))
-    return round(compare_phase(image, np.angle(sample), data_range=0.6, region=region).ssim, 4)
+    truth = np.angle(sample)
+    as_it_is = compare_phase(image, truth, remove=(), data_range=0.6, region=region)
+    mean_removed = compare_phase(image, truth, remove=("constant",), data_range=0.6, region=region)
+    return [round(found.ssim, 4) for found in (as_it_is, mean_removed)]
