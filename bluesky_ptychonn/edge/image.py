@@ -70,12 +70,15 @@ class LiveImage:
 
     def replace(self, indices: np.ndarray, patches: np.ndarray) -> None:
         """Put better patches (B, h, h) in the place of those of the same triggers; others are passed over."""
-        rows = {int(index): row for row, index in enumerate(self._indices[: self._count])}
-        for index, patch in zip(indices, patches):
-            row = rows.get(int(index))
-            if row is not None:
-                self._patches[row] = patch
-        self._total, self._coverage = self._stitch(self.canvas, self._planned_um)
+        rows = np.flatnonzero(np.isin(self._indices[: self._count], indices))
+        if not len(rows):
+            return
+        place = {int(index): k for k, index in enumerate(indices)}
+        chosen = [place[int(index)] for index in self._indices[rows]]
+        corners_px = self.canvas.corners_px(self._planned_um[self._indices[rows]], len(self._weights))
+        change = patches[chosen] - self._patches[rows]
+        add_patches(self._total, np.zeros(self.canvas.shape), change, self._weights, corners_px)
+        self._patches[rows] = patches[chosen]
 
     def withdraw(self, kept_sequences: int) -> int:
         """Take out every patch whose sequence is not below this; return how many went.
