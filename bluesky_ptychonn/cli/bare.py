@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_ptychonn.cli.services import SETTINGS_FILE, Child
+from bluesky_ptychonn.cli.services import SETTINGS_FILE, Child, edge_answers
 from bluesky_ptychonn.config import VARIABLE, Settings, load_settings, write_settings
 
 POOL = 1000
@@ -99,7 +99,7 @@ class BareEdge:
         Model or store of the edge.
     """
 
-    def __init__(self, directory: Path, engine: str = "auto", model: Path | None = None) -> None:
+    def __init__(self, directory: Path, engine: str = "openvino", model: Path | None = None) -> None:
         from bluesky_ptychonn.core.optics import Geometry, zone_plate_probe
         from bluesky_ptychonn.simulation.beamline import loopback_environment
         from bluesky_ptychonn.simulation.test_sets import load_test_set, scan_of
@@ -125,22 +125,13 @@ class BareEdge:
         return load_settings(self.settings_file)
 
     def __enter__(self) -> "BareEdge":
-        from bluesky_ptychonn.io.pva import PvaChannel
-
         os.environ[VARIABLE] = str(self.settings_file)
         self.settings.apply_epics_environment()
         self.detector = BareDetector(self._directory / "pool.npy")
 
-        def answers() -> bool:
-            try:
-                PvaChannel(f"{self.settings.edge.prefix}stats", timeout_s=0.5).get()
-            except TimeoutError:
-                return False
-            return True
-
         try:
             self._edge.start()
-            self._edge.wait_until(answers)
+            self._edge.wait_until(lambda: edge_answers(self.settings))
         except BaseException:
             self.__exit__()
             raise

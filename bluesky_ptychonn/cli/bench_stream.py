@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.engines.registry import NAMES
+
 FIELD_UM = 2.74
 STEP_UM = 0.088
 
@@ -15,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=128, choices=(128,), help="side of a frame, px; the model's")
     parser.add_argument("--fps", type=float, default=1000.0, help="frames per second asked of the detector")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long")
-    parser.add_argument("--engine", default="auto", help="of the edge; default: auto")
+    parser.add_argument("--engine", choices=NAMES, default="openvino", help="of the edge; default: openvino")
     parser.add_argument("--model", type=Path, metavar="DIR", help="of the edge, with --detector bare; default: starter")
     parser.add_argument(
         "--detector", choices=("ioc", "bare"), default="ioc", help="the simulated IOC, or frames of a file and no more"
@@ -35,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
             f"--fps {options.fps:g} for --seconds {options.seconds:g} makes {frames} frames; "
             "allowed are 1 to 5000 frames/s and 1 to 1,000,000 frames"
         )
+    if options.model and options.detector != "bare":
+        raise ValueError("--model is for --detector bare; the IOC's edge has the starter")
     if options.json:
         refuse_unwritable("--json", options.json)
     with tqdm(total=frames, desc="frames", unit="frame") as bar:

@@ -87,6 +87,17 @@ class Child:
         self._process = None
 
 
+def edge_answers(settings: Settings) -> bool:
+    """Whether the edge of these settings serves its channels."""
+    from bluesky_ptychonn.io.pva import PvaChannel
+
+    try:
+        PvaChannel(f"{settings.edge.prefix}stats", timeout_s=0.5).get()
+    except TimeoutError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def temporary_state() -> Iterator[Path]:
     """State directory that goes at the end, also on a second Ctrl-C."""
@@ -180,7 +191,7 @@ class Services:
         """Start the edge, or start it again, and wait until its channels are served."""
         if self.edge:
             self.edge.start()
-            self.edge.wait_until(self._edge_answers)
+            self.edge.wait_until(lambda: edge_answers(self.settings))
 
     def start_catalog(self) -> None:
         """Start the catalog again, on its old port."""
@@ -206,15 +217,6 @@ class Services:
 
         if self.catalog:
             self.catalog.wait_until(lambda: embedded_address(self.directory / "catalog") is not None)
-
-    def _edge_answers(self) -> bool:
-        from bluesky_ptychonn.io.pva import PvaChannel
-
-        try:
-            PvaChannel(f"{self.settings.edge.prefix}stats", timeout_s=0.5).get()
-        except TimeoutError:
-            return False
-        return True
 
     def _write_settings(self) -> None:
         from bluesky_ptychonn.io.catalog import embedded_address

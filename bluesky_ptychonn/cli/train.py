@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if bool(options.corpus) == bool(options.simulate):
         raise Problem("either --corpus DIR (`bluesky-ptychonn corpus --help` says how to make one) or --simulate N")
+    if options.corpus and options.photons:
+        raise Problem("--photons is for --simulate; the doses of a corpus are those of its scans")
     from bluesky_ptychonn.training.learning.corpus import Corpus
     from bluesky_ptychonn.training.learning.ranks import find_ranks
     from bluesky_ptychonn.training.learning.recipes import RECIPES

@@ -132,7 +132,7 @@ class EdgeService:
         if probe_file is not None:
             actions[probe_file] = take_probe
         if actions:
-            self._watch = Watch(actions)
+            self._watch = Watch(actions, at_once=actions.keys())
 
     @property
     def _active(self) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -133,11 +133,13 @@ class Watch:
     actions : mapping of Path to callable
         What to do, in the thread of the watch, when the file has changed. It may raise: then nothing has changed, and
         the reason is kept.
+    at_once : collection of Path
+        Files that may have changed since they were read: these are looked into at the start.
     """
 
-    def __init__(self, actions: Mapping[Path, Callable[[], None]]) -> None:
+    def __init__(self, actions: Mapping[Path, Callable[[], None]], at_once: Collection[Path] = ()) -> None:
         self._actions = dict(actions)
-        self._seen = {path: _written(path) for path in actions}
+        self._seen = {path: None if path in at_once else _written(path) for path in actions}
         self.refused = 0
         """Changes that could not be taken up."""
         self._problem = ""

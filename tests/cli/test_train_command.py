@@ -44,3 +44,8 @@ def test_from_simulation_to_a_model(tmp_path, capsys):
 def test_one_source_is_needed(source, capsys):
     assert main(["train", "t", *source]) == 1
     assert "either --corpus DIR" in capsys.readouterr().err
+
+
+def test_a_corpus_has_its_own_doses(capsys):
+    assert main(["train", "t", "--corpus", "c", "--photons", "1e4"]) == 1
+    assert "--photons is for --simulate" in capsys.readouterr().err

@@ -145,6 +145,20 @@ def test_a_published_version_is_used_and_a_rollback_opens_nothing(world):
     assert world.watch.refused == 0
 
 
+def test_what_was_published_while_the_edge_started_is_used(world):
+    publish(world.store, card("x"), FILES)
+    world.watch.close()
+    world.slot.offer(Fake("000001"))
+    late = Watch(
+        {world.store / CURRENT: follow_store(world.store, world.slot, lambda folder: Fake(folder.name))},
+        at_once=[world.store / CURRENT],
+    )
+    try:
+        eventually(lambda: shown(world.slot) == 2)
+    finally:
+        late.close()
+
+
 @pytest.mark.parametrize("harm", ["torn", "no card", "no version"])
 def test_a_harmed_version_is_refused_and_the_running_one_stays(world, harm):
     name = publish(world.store, card("x"), FILES, make_current=False)
