@@ -17,6 +17,8 @@ import numpy as np
 import scipy.fft
 
 from bluesky_ptychonn.core.optics import far_field, near_field
+from bluesky_ptychonn.core.strip_steps import StripMemory, images_are_whole, lift_in_strips, planes
+from bluesky_ptychonn.core.strips import fits, twiddles
 
 REGULARISATION = 0.1
 """eps of the lift, in units of the mean |P|^2 that the probe's own power sees."""
@@ -76,7 +78,9 @@ def lift(patterns: np.ndarray, probe: np.ndarray) -> np.ndarray:
 class FastLift:
     """The lift with everything that only depends on the probe computed once, and the centre of the field cut out.
 
-    Equal to `lift` to rounding. The shifts of the centred FFT are folded into the factors as signs.
+    Equal to `lift` to rounding. The shifts of the centred FFT are folded into the factors as signs. Frames whose side
+    is a power of two, with patches of a multiple of 16, are transformed in strips, others by SciPy at twice the cost. Not
+    for two threads at once.
 
     Parameters
     ----------
@@ -103,6 +107,9 @@ class FastLift:
         self._phase = unit_phase(far) * sign
         self._amplitude = np.abs(far)
         self._inverse = np.ascontiguousarray((inverse_probe(probe) * sign)[centre, centre])
+        self._memory = StripMemory(self.frame_px, self.patch_px) if fits(self.frame_px, self.patch_px) else None
+        self._factors = twiddles(self.frame_px)
+        self._phase_planes, self._inverse_planes = planes(self._phase), planes(self._inverse.T / self.frame_px)
 
     def __call__(self, patterns: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Lift ``patterns`` (B, N, N) into ``out`` (B, 2, h, h) float32, made if not given."""
@@ -115,8 +122,13 @@ class FastLift:
             raise ValueError(f"patterns are {patterns.dtype}; they must be unsigned integer counts")
         if out is None:
             out = np.empty((len(patterns), 2, self.patch_px, self.patch_px), np.float32)
-        change = np.empty(patterns.shape, np.complex64)
         missing = patterns.dtype.type(np.iinfo(patterns.dtype).max)
+        if (memory := self._memory) is not None and images_are_whole(out):
+            ways = self._amplitude, self._phase_planes, self._inverse_planes, self._factors
+            between = memory.strips, memory.frame, memory.half, memory.patch
+            lift_in_strips(patterns, missing, *ways, *between, out)
+            return out
+        change = np.empty(patterns.shape, np.complex64)
         _change(patterns, missing, self._amplitude, self._phase, change)
         field = scipy.fft.ifft2(change, norm="ortho", overwrite_x=True)
         _finish(field, self._corner, self._inverse, out)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from bluesky_ptychonn.core.lift import DARK, REGULARISATION
-from bluesky_ptychonn.core.projection import LARGEST_LOG, LIGHT_DECADES, ONE_COUNT
+from bluesky_ptychonn.core.projection import LIGHT_DECADES, ONE_COUNT
+from bluesky_ptychonn.core.transmission import LARGEST_LOG
 
 
 class LiftFactors(NamedTuple):

@@ -15,7 +15,7 @@ def patterns():
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-@pytest.mark.parametrize("patch_px", [128, 96])
+@pytest.mark.parametrize("patch_px", [128, 96, 90])  # the last one is not made in strips
 def test_fast_form_equals_reference(patterns, dtype, patch_px):
     patterns = patterns.astype(dtype)
     patterns[:, 70:73] = np.iinfo(dtype).max
@@ -26,6 +26,16 @@ def test_fast_form_equals_reference(patterns, dtype, patch_px):
     assert fast is out
     assert np.abs(reference).max() > 0.01
     np.testing.assert_allclose(fast, reference, atol=1e-6)
+
+
+def test_a_part_of_a_larger_array_is_filled(patterns):
+    """What an engine does: the answer goes straight into the input of its network."""
+    whole = np.full((3, 5, 96, 96), np.nan, np.float32)
+    FastLift(PROBE, 96)(patterns, whole[:, 1:3])
+    assert np.isnan(whole[:, [0, 3, 4]]).all()
+    np.testing.assert_allclose(whole[:, 1:3], FastLift(PROBE, 96)(patterns), atol=1e-7)
+    turned = np.empty((3, 2, 96, 96), np.float32).swapaxes(-1, -2)
+    np.testing.assert_allclose(FastLift(PROBE, 96)(patterns, turned), whole[:, 1:3], atol=1e-6)
 
 
 def test_frames_do_not_mix(patterns):
