@@ -79,8 +79,8 @@ class FastLift:
     """The lift with everything that only depends on the probe computed once, and the centre of the field cut out.
 
     Equal to `lift` to rounding. The shifts of the centred FFT are folded into the factors as signs. Frames whose side
-    is a power of two, with patches of a multiple of 16, are transformed in strips, others by SciPy at twice the cost. Not
-    for two threads at once.
+    is a power of two, with patches of a multiple of 16, are transformed in strips, others by SciPy at twice the cost.
+    Not for two threads at once.
 
     Parameters
     ----------

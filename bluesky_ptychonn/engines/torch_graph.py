@@ -25,8 +25,8 @@ class GraphNetwork(nn.Module):
     """A graph of one input and one output, computed by torch operator by operator.
 
     Its weights are buffers: ``to`` brings them to a device and into a type, in which everything is computed then, if
-    its input has that type. What depends on constants alone is computed once. Shapes stay on the CPU, so that the rest
-    can be captured in a CUDA graph.
+    its input has that type. What depends on constants alone is computed once. Shapes, and scales of a shape, stay on
+    the CPU, so that the rest can be captured in a CUDA graph.
 
     Parameters
     ----------
@@ -69,7 +69,9 @@ class GraphNetwork(nn.Module):
                 steps.append(step)
         self._steps = _with_ends(steps, self._output)
         used = {name for step in steps for name in step.takes} & constants.keys()
-        self._weights = {name: f"weight_{k}" for k, name in enumerate(sorted(used)) if _is_real(constants[name])}
+        scales = {name for step in steps if step.compute is _resize for name in step.takes[1:]}
+        weights = sorted(name for name in used - scales if _is_real(constants[name]))
+        self._weights = {name: f"weight_{k}" for k, name in enumerate(weights)}
         self._constants = {name: constants[name] for name in used - self._weights.keys()}
         for name, buffer in self._weights.items():
             self.register_buffer(buffer, constants[name])

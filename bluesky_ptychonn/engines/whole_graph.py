@@ -24,8 +24,8 @@ from bluesky_ptychonn.core.lift import inverse_probe, unit_phase
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.optics import far_field
 from bluesky_ptychonn.core.projection import ONE_COUNT, light
-from bluesky_ptychonn.core.transmission import LARGEST_LOG
 from bluesky_ptychonn.core.protocols import EngineMismatch
+from bluesky_ptychonn.core.transmission import LARGEST_LOG
 from bluesky_ptychonn.engines.onnx_networks import compute_in_half, read_network, shapes_of
 from bluesky_ptychonn.engines.steps import Wanted, counts_of_probe, first_wanted, refine_wanted, refuse_batches
 from bluesky_ptychonn.io.model_store import StoredModel

@@ -75,6 +75,16 @@ def test_networks_are_computed_as_by_onnx_runtime(tmp_path, name, half):
         np.testing.assert_allclose(coarse.float(), run(open_session(graph), images), atol=0.2)
 
 
+def test_nothing_that_python_reads_lies_on_the_device(tmp_path):
+    """A capture by CUDA forbids to read values of the device; tensors of `meta` have none that could be read."""
+    for name, options in SMALL.items():
+        channels = [1, 1, 1] if name != "ptychonn-lift" else [3, 5]
+        for part, count in zip(parts_of(build_network(name, options)), channels):
+            images = np.zeros((2, count, 32, 32), np.float32)
+            network = network_of(tmp_path, onnx_graph(part, images)).to("meta")
+            assert network(torch.from_numpy(images).to("meta")).device.type == "meta"
+
+
 NODES = {
     "convolution": [("Conv", ["given", "kernel", "bias"], {"strides": [2, 1], "pads": [1, 0, 1, 0]})],
     "way back": [
