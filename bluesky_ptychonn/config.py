@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from bluesky_ptychonn.core.optics import Geometry
 
 VARIABLE = "BLUESKY_PTYCHONN_SETTINGS"
 FILE_NAME = "bluesky_ptychonn.toml"
@@ -55,15 +58,23 @@ class BeamlineSettings(Section):
 
 
 class GeometrySettings(Section):
-    """The beam, and how frames lie in the detector."""
+    """The beam, and how frames lie in the detector; patterns have ``frame_px`` pixels, each ``binning`` of its own."""
 
     energy_kev: float = Field(default=10.0, gt=0.1, lt=200)
     distance_m: float = Field(default=0.9, gt=0.01, lt=100)
     detector_pixel_um: float = Field(default=75.0, gt=1, lt=1000)
     frame_px: int = Field(default=128, ge=16, le=2048, multiple_of=4)
+    binning: int = Field(default=1, ge=1, le=8)
     beam_center_px: tuple[float, float] = (64.0, 64.0)
     orientation: ORIENTATIONS = "identity"
     bad_pixels_file: Path | None = None
+
+    @property
+    def optics(self) -> "Geometry":
+        """Far-field geometry of the patterns."""
+        from bluesky_ptychonn.core.optics import Geometry
+
+        return Geometry(self.energy_kev, self.distance_m, self.detector_pixel_um * self.binning, self.frame_px)
 
 
 class ProbeSettings(Section):

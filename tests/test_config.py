@@ -1,6 +1,7 @@
 import pytest
 
 from bluesky_ptychonn.config import Settings, SettingsError, load_settings, settings_as_toml, write_settings
+from bluesky_ptychonn.core.optics import Geometry
 
 
 def written(tmp_path, text):
@@ -31,6 +32,11 @@ def test_what_is_written_is_read_back(tmp_path):
     assert (settings.geometry.orientation, settings.edge.prefix, settings.edge.batch) == ("flip_y", "BL:edge:", 4)
 
 
+def test_superpixels_are_the_pixels_of_patterns(tmp_path):
+    settings = load_settings(written(tmp_path, "[geometry]\ndetector_pixel_um = 55\ndistance_m = 1.55\nbinning = 4\n"))
+    assert settings.geometry.optics == Geometry(10.0, 1.55, 220.0, 128)
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path):
     path = written(tmp_path, '[probe]\nfile = "probe.npy"\n')
     assert load_settings(path).probe.file == tmp_path / "probe.npy"
@@ -49,6 +55,7 @@ def test_the_variable_names_the_file(tmp_path, monkeypatch):
         ("[geometri]\n", r"geometri: unknown key; known are: .*geometry"),
         ('[geometry]\norientation = "upside down"\n', r"geometry.orientation = 'upside down'"),
         ("[geometry]\nframe_px = 130\n", r"geometry.frame_px = 130: .*multiple of 4"),
+        ("[geometry]\nbinning = 9\n", r"geometry.binning = 9: .*less than or equal to 8"),
         ('[beamline]\ndetector_prefix = "BL:EIG"\n', r"beamline.detector_prefix = 'BL:EIG' must end with a colon"),
         ('[edge]\nengine = "magic"\n', r"edge.engine = 'magic'"),
         ("[edge]\nbatch = 0\n", r"edge.batch = 0"),

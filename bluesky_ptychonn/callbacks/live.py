@@ -194,5 +194,6 @@ def run_message(start: RunStart, token: str) -> RunMessage:
         y_um=planned_um[:, 0],
         x_um=planned_um[:, 1],
         dwell_s=block["dwell_s"] if block["fly"] else 0.0,
+        binning=block.get("binning", 1),
         **{name: block[name] for name in FRAME_FIELDS},
     )

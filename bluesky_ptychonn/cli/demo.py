@@ -113,6 +113,7 @@ def _compare(session: Any, uid: str, services: Any, options: argparse.Namespace)
         geometry.beam_center_px,
         np.load(geometry.bad_pixels_file).astype(bool),
         geometry.orientation,
+        geometry.binning,
     )
     probe = load_probe(settings.probe.file, geometry.frame_px)
     lift = open_engine("lift", frame_px=geometry.frame_px)

@@ -20,7 +20,6 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     from bluesky_ptychonn.cli.services import Services
     from bluesky_ptychonn.cli.stream import stream_frames
     from bluesky_ptychonn.core.metrics import compare_phase, covered_region
-    from bluesky_ptychonn.core.optics import Geometry
     from bluesky_ptychonn.engines.offline import stitch_scan
     from bluesky_ptychonn.engines.registry import open_engine
 
@@ -34,8 +33,7 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
 
         settings = services.settings
         geometry = settings.geometry
-        optics = Geometry(geometry.energy_kev, geometry.distance_m, geometry.detector_pixel_um, geometry.frame_px)
-        pixel_um = scan.pixel_size_um or optics.pixel_size_um
+        pixel_um = scan.pixel_size_um or geometry.optics.pixel_size_um
         positions_um = scan.positions_px * pixel_um
         with tqdm(total=len(positions_um), desc="frames", unit="frame") as bar:
             stats = stream_frames(

@@ -138,6 +138,7 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
         "distance_m": geometry.distance_m,
         "detector_pixel_um": geometry.detector_pixel_um,
         "crop_px": geometry.frame_px,
+        "binning": geometry.binning,
         "beam_center_y_px": geometry.beam_center_px[0],
         "beam_center_x_px": geometry.beam_center_px[1],
         "orientation": geometry.orientation,
@@ -156,10 +157,9 @@ def probe_diameter_of(settings: Settings) -> float:
     """Diameter of the probe in the settings (90 % of its power), um."""
     from bluesky_ptychonn.cli.edge import load_probe
     from bluesky_ptychonn.cli.main import Problem
-    from bluesky_ptychonn.core.optics import Geometry, probe_diameter_um
+    from bluesky_ptychonn.core.optics import probe_diameter_um
 
     geometry = settings.geometry
     if settings.probe.file is None:
         raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
-    optics = Geometry(geometry.energy_kev, geometry.distance_m, geometry.detector_pixel_um, geometry.frame_px)
-    return probe_diameter_um(load_probe(settings.probe.file, geometry.frame_px), optics.pixel_size_um)
+    return probe_diameter_um(load_probe(settings.probe.file, geometry.frame_px), geometry.optics.pixel_size_um)

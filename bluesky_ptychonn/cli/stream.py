@@ -53,15 +53,13 @@ def stream_frames(
     TimeoutError
         If the edge does not arm, or frames stay away.
     """
-    from bluesky_ptychonn.core.optics import Geometry
     from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage, as_message
     from bluesky_ptychonn.io.pva import PvaChannel
 
     prefix, geometry = settings.edge.prefix, settings.geometry
     distance_m = geometry.distance_m
     if pixel_size_um is not None:
-        present = Geometry(geometry.energy_kev, distance_m, geometry.detector_pixel_um, geometry.frame_px)
-        distance_m *= pixel_size_um / present.pixel_size_um
+        distance_m *= pixel_size_um / geometry.optics.pixel_size_um
     detector = detector or _Detector(settings.beamline.detector_prefix, settings.beamline.shutter_pv)
     uid, token = str(uuid.uuid4()), uuid.uuid4().hex
     stats = PvaChannel(f"{prefix}stats")
@@ -83,6 +81,7 @@ def stream_frames(
             crop_px=geometry.frame_px,
             beam_center_px=geometry.beam_center_px,
             orientation=geometry.orientation,
+            binning=geometry.binning,
             clock="detector",
             dropped_channel=detector.dropped_channel,
         )

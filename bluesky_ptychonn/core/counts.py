@@ -123,11 +123,7 @@ def _looked_at(shape: tuple[int, int], bad_pixels: np.ndarray | None, cut: Frame
     looked_at = np.ones(shape, bool) if bad_pixels is None else ~bad_pixels
     if cut is None:
         return looked_at
-    place = np.arange(looked_at.size, dtype=np.uint64).reshape(1, *shape)
-    inside = np.zeros(looked_at.size, bool)
-    cut_out = cut.patterns(place)
-    inside[cut_out[cut_out != no_data(np.uint64)]] = True
-    return looked_at & inside.reshape(shape)
+    return looked_at & cut.inside
 
 
 def _wrong(values: np.ndarray) -> np.ndarray:

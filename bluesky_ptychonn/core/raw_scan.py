@@ -65,6 +65,7 @@ def prepare_scan(
     crop_px: int | None = None,
     beam_center_px: tuple[float, float] | None = None,
     orientation: str = "identity",
+    binning: int = 1,
     pixel_size_um: float | None = None,
     trigger_index: np.ndarray | None = None,
     provenance: Mapping[str, str] | None = None,
@@ -80,6 +81,8 @@ def prepare_scan(
         Row and column of the beam in a frame; the frame's middle by default.
     orientation : str
         Of the frames, one of `core.frames.ORIENTATIONS`; the probe stays as it is.
+    binning : int
+        Side of a superpixel in detector pixels; the probe is then one of the patterns, not of the frames.
     pixel_size_um : float, optional
         Side of an object pixel of the patterns as cut, um.
     trigger_index : (N,) int, optional
@@ -95,19 +98,22 @@ def prepare_scan(
     if min(height, width) < 8:
         raise ValueError(f"frames have shape {tuple(raw.frames.shape)}; give (N, H, W) of at least 8 x 8 px")
     positions = _positions(raw)
-    n = 2 * (min(height, width) // 2) if crop_px is None else crop_px
-    if n > MOST_CROP * max(height, width):
+    n = 2 * (min(height, width) // (2 * binning)) if crop_px is None else crop_px
+    side = n * binning
+    if side > MOST_CROP * max(height, width):
         raise ValueError(
-            f"crop_px = {n} px for frames of {height} x {width} px; at most {MOST_CROP * max(height, width)} px is "
-            "allowed; leave it out for the largest even square"
+            f"crop_px = {n} px{_binned(binning)} for frames of {height} x {width} px; at most "
+            f"{MOST_CROP * max(height, width)} px is allowed; leave it out for the largest even square"
         )
     centre = (height // 2, width // 2) if beam_center_px is None else beam_center_px
-    cut = FrameGeometry((height, width), n, centre, raw.bad_pixels, orientation)
-    geometry, pixel_size = _geometry(raw, n, pixel_size_um)
-    positions_px = positions * _per_unit(raw, n, pixel_size)
+    cut = FrameGeometry((height, width), n, centre, raw.bad_pixels, orientation, binning)
+    geometry, pixel_size = _geometry(raw, n, binning, pixel_size_um)
+    positions_px = positions * _per_unit(raw, side, pixel_size)
     patterns, notes = unsigned_counts(raw.frames, raw.bad_pixels, cut)
-    if (n, n) != (height, width):
-        notes.append(f"frames of {height} x {width} px are cut to {n} x {n} px around pixel {tuple(centre)}")
+    if (side, side) != (height, width):
+        notes.append(f"frames of {height} x {width} px are cut to {side} x {side} px around pixel {tuple(centre)}")
+    if binning > 1:
+        notes.append(f"{binning} x {binning} detector pixels are one pixel of the patterns of {n} px")
     notes += leave_out_saturated(patterns)
     triggers = np.arange(len(patterns)) if trigger_index is None else trigger_index
     placed = np.isfinite(positions_px).all(axis=1)
@@ -123,7 +129,7 @@ def prepare_scan(
         positions_px=positions_px[kept],
         pixel_size_um=pixel_size,
         geometry=geometry,
-        probe=None if raw.probe is None else _probe(raw.probe, n),
+        probe=None if raw.probe is None else _probe(raw.probe, n, binning),
         trigger_index=triggers[kept],
         left_out=int(np.count_nonzero(~kept)),
         notes=tuple(notes),
@@ -147,26 +153,29 @@ def _positions(raw: RawScan) -> np.ndarray:
     return positions
 
 
-def _geometry(raw: RawScan, n: int, given_um: float | None) -> tuple[Geometry | None, float | None]:
+def _binned(binning: int) -> str:
+    return f" of {binning} x {binning} px" if binning > 1 else ""
+
+
+def _geometry(raw: RawScan, n: int, binning: int, given_um: float | None) -> tuple[Geometry | None, float | None]:
     """Geometry of the patterns and their pixel size; a pixel size that is given goes before that of the file."""
     pixel_size = given_um
     if pixel_size is None and raw.pixel_size_um is not None:
-        pixel_size = raw.pixel_size_um * _side(raw) / n
+        pixel_size = raw.pixel_size_um * _side(raw) / (n * binning)
     known = {"energy_kev": raw.energy_kev, "distance_m": raw.distance_m, "detector_pixel_um": raw.detector_pixel_um}
     for name, value in {**known, "pixel_size_um": pixel_size}.items():
         low, high, unit, remedy = RANGES[name]
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name} = {value:g} {unit} is outside {low:g} to {high:g} {unit}; {remedy}")
-    values = [float(value) for value in known.values() if value is not None]
-    if len(values) < len(known):
+    if raw.energy_kev is None or raw.distance_m is None or raw.detector_pixel_um is None:
         return None, pixel_size
-    geometry = Geometry(*values, frame_px=n)
+    geometry = Geometry(float(raw.energy_kev), float(raw.distance_m), float(raw.detector_pixel_um) * binning, n)
     if pixel_size is None:
         return geometry, geometry.pixel_size_um
     if abs(pixel_size / geometry.pixel_size_um - 1) > DISAGREE:
         told = ", ".join(f"{name} = {value:g}" for name, value in known.items())
         raise ValueError(
-            f"the pixel size is {1e3 * pixel_size:.4g} nm, but {told} and patterns of {n} px make it "
+            f"the pixel size is {1e3 * pixel_size:.4g} nm, but {told} and patterns of {n} px{_binned(binning)} make it "
             f"{1e3 * geometry.pixel_size_um:.4g} nm; at most 2 % of difference is allowed; correct one of them"
         )
     return geometry, pixel_size
@@ -182,10 +191,10 @@ def _side(raw: RawScan) -> int:
     return height
 
 
-def _per_unit(raw: RawScan, n: int, pixel_size: float | None) -> float:
-    """Object pixels of the patterns per unit of the positions."""
+def _per_unit(raw: RawScan, side: int, pixel_size: float | None) -> float:
+    """Object pixels of patterns, which are made of ``side`` pixels of a frame, per unit of the positions."""
     if raw.positions_unit == "px":
-        return 1.0 if raw.frames.shape[1:] == (n, n) else n / _side(raw)
+        return 1.0 if raw.frames.shape[1:] == (side, side) else side / _side(raw)
     if pixel_size is None:
         names = ("energy_kev", "distance_m", "detector_pixel_um")
         missing = [name for name in names if getattr(raw, name) is None]
@@ -221,7 +230,7 @@ def _note_of_beam(patterns: np.ndarray) -> list[str]:
     ]
 
 
-def _probe(probe: np.ndarray, n: int) -> np.ndarray:
+def _probe(probe: np.ndarray, n: int, binning: int) -> np.ndarray:
     """Illumination in patterns of another size: the same field, more or less of its far field."""
     side = probe.shape[-1] if probe.ndim in (2, 3) else 0
     if not side or probe.shape[-2] != side or side % 2 or not np.iscomplexobj(probe):
@@ -232,6 +241,10 @@ def _probe(probe: np.ndarray, n: int) -> np.ndarray:
         raise ValueError("the probe holds values that are not finite, or only zeros; save it anew")
     if side == n:
         return probe.astype(np.complex64)
+    if binning > 1:
+        raise ValueError(
+            f"the probe has {side} px, the binned patterns have {n} px and a smaller field; give a probe of {n} px"
+        )
     far = far_field(probe)
     edge = abs(side - n) // 2
     if side > n:

@@ -62,16 +62,17 @@ class StagedEiger(Device):
                 f"dwell_s = {request.dwell_s:g} s is shorter than exposure_s = {request.exposure_s:g} s plus the dead "
                 f"time of {dead_time_s:g} s; allowed is {request.exposure_s + dead_time_s:g} s or more"
             )
-        crop = int(self.geometry.crop_px.get())
+        crop, binning = int(self.geometry.crop_px.get()), int(self.geometry.binning.get())
         center = (self.geometry.beam_center_y_px.get(), self.geometry.beam_center_x_px.get())
         if not (0 <= center[0] < height and 0 <= center[1] < width):
             problems.append(
                 f"the beam centre (y, x) = {center} px lies outside the frame of {height} x {width} px; "
                 "correct beam_center_px, or the ROI"
             )
-        if crop > 2 * max(height, width):
+        if crop * binning > 2 * max(height, width):
             problems.append(
-                f"crop_px = {crop} px is more than twice the frame of {height} x {width} px; correct frame_px"
+                f"crop_px = {crop} px, binned by {binning}, is more than twice the frame of {height} x {width} px; "
+                "correct frame_px or binning"
             )
         needed = request.points * height * width * 4
         if Path(directory).is_dir():
@@ -94,6 +95,7 @@ class StagedEiger(Device):
             "dead_time_s": float(self.cam.dead_time.get()),
             "frame_shape": list(self._frame_shape()),
             "crop_px": int(geometry.crop_px.get()),
+            "binning": int(geometry.binning.get()),
             "beam_center_px": [float(geometry.beam_center_y_px.get()), float(geometry.beam_center_x_px.get())],
             "orientation": str(geometry.orientation.get()),
             "image_channel": str(self.pva1.pv_name.get()),

@@ -7,7 +7,6 @@ import time
 import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
-from bluesky_ptychonn.core.frames import FrameGeometry
 from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
@@ -60,9 +59,7 @@ class LiveRun:
         self.engine = engine
         self.geometry = check_run(message, engine, unit_probe)
         self._probe = unit_probe
-        self._frames = FrameGeometry(
-            message.frame_shape, message.crop_px, message.beam_center_px, bad_pixels, message.orientation
-        )
+        self._frames = message.frame_geometry(bad_pixels)
         size, cut = engine.patch_px, (message.crop_px - engine.patch_px) // 2
         weights = np.abs(unit_probe[cut : cut + size, cut : cut + size]) ** 2
         canvas = Canvas.covering(

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.frames import MAX_BINNING, FrameGeometry
+from bluesky_ptychonn.core.optics import Geometry
+
 CHANNELS = ("run", "positions", "stats", "stitched", "coverage", "final")
 MAX_FRAMES = 1_000_000
 MAX_FRAME_PX = 4096
@@ -31,6 +34,7 @@ RUN = {
     "dwell_s": "double",
     "frame_shape": "int[]",
     "crop_px": "int",
+    "binning": "int",
     "beam_center_px": "double[]",
     "orientation": "string",
     "first_unique_id": "long",
@@ -135,8 +139,12 @@ class RunMessage:
         Time between triggers, s; 0 where the triggers have no fixed period (a step scan).
     frame_shape : (int, int)
         Rows and columns of a frame, px.
+    crop_px : int
+        Side of a diffraction pattern, px, after binning.
     beam_center_px : (float, float)
         Row and column of the beam in the frame, px.
+    binning : int
+        Side of a superpixel in detector pixels: a pixel of the pattern. 0, as in a message that leaves it out, is 1.
     first_unique_id : int
         ``uniqueId`` of the first frame of the run by the driver's rule.
     clock : {"detector", "ioc"}
@@ -167,6 +175,7 @@ class RunMessage:
     beam_center_px: tuple[float, float]
     token: str = ""
     orientation: str = "identity"
+    binning: int = 1
     first_unique_id: int = 0
     clock: str = "ioc"
     frames_after_s: float = 0.0
@@ -178,6 +187,7 @@ class RunMessage:
         set_(self, "x_um", _vector(self.x_um))
         set_(self, "frame_shape", tuple(int(n) for n in self.frame_shape))
         set_(self, "beam_center_px", tuple(float(n) for n in self.beam_center_px))
+        set_(self, "binning", self.binning or 1)
         if not self.run_uid or not self.image_channel:
             raise ValueError("run_uid and image_channel must not be empty")
         _check_words(self, "run_uid", "token", "image_channel", "orientation", "dropped_channel")
@@ -199,6 +209,11 @@ class RunMessage:
             raise ValueError(f"frame_shape = {self.frame_shape} px; it must be two sides of 1 to {MAX_FRAME_PX} px")
         if not 8 <= self.crop_px <= MAX_FRAME_PX or self.crop_px % 2:
             raise ValueError(f"crop_px = {self.crop_px} px; it must be even, 8 to {MAX_FRAME_PX} px")
+        if not 1 <= self.binning <= MAX_BINNING or self.crop_px * self.binning > MAX_FRAME_PX:
+            raise ValueError(
+                f"binning = {self.binning} px; allowed is 1 to {MAX_BINNING} px, and at most {MAX_FRAME_PX} px of a "
+                f"frame, for crop_px = {self.crop_px} px"
+            )
         if len(self.beam_center_px) != 2 or not np.isfinite(self.beam_center_px).all():
             raise ValueError(f"beam_center_px = {self.beam_center_px}; it must be a row and a column in px")
         if self.clock not in CLOCKS:
@@ -208,6 +223,17 @@ class RunMessage:
     def positions_um(self) -> np.ndarray:
         """Planned positions (N, 2), (y, x), um."""
         return np.stack([self.y_um, self.x_um], axis=1)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Far-field geometry of the patterns, whose pixels are superpixels."""
+        return Geometry(self.energy_kev, self.distance_m, self.detector_pixel_um * self.binning, self.crop_px)
+
+    def frame_geometry(self, bad_pixels: np.ndarray | None = None) -> FrameGeometry:
+        """Return what makes patterns of the run's frames; ``bad_pixels`` is (H, W) bool of a frame."""
+        return FrameGeometry(
+            self.frame_shape, self.crop_px, self.beam_center_px, bad_pixels, self.orientation, self.binning
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.io.codecs import CODECS, compress, decompress
+
 FRAME_FIELDS = {"ushortValue": np.uint16, "uintValue": np.uint32}
+BYTE_FIELDS = ("ubyteValue", "byteValue")
+TYPE_CODES = {
+    2: {6: np.uint16, 3: np.uint16},
+    4: {7: np.uint32, 5: np.uint32},
+}
+"""By bytes per pixel: what ``codec.parameters`` says of counts, as a scalar type of pvData (NDPluginPva), or as an
+areaDetector type (NDPluginPvxs before 2026)."""
 
 
 def frame_identity(update: Any, clock: str) -> tuple[int, float]:
@@ -27,23 +36,75 @@ def frame_identity(update: Any, clock: str) -> tuple[int, float]:
 
 
 def frame_counts(update: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Return the frame of an update as a read-only (H, W) view.
+    """Return the frame of an update (H, W): a read-only view of it, or new memory if it was compressed.
 
     Raises
     ------
     ValueError
-        If there is no array, or it has another type or size, or is compressed.
+        If there is no array, or it has another type or size, or its codec is none of `codecs.CODECS`, or it is torn.
+    ImportError
+        If the package of its codec is missing.
     """
     name = update.getSelectedUnionFieldName()
-    if name not in FRAME_FIELDS:
+    if name in FRAME_FIELDS:
+        counts = update["value"][0][name]
+    elif name in BYTE_FIELDS and (codec := update["codec.name"]):
+        counts = _decompressed(update, update["value"][0][name], codec, shape[0] * shape[1])
+    else:
         raise ValueError(
-            f"frames of type {name or 'nothing'}; they must be unsigned integers of 16 or 32 bits, not compressed "
-            "(StreamDecompress of an Eiger: Enable)"
+            f"frames of type {name or 'nothing'}; they must be unsigned integers of 16 or 32 bits, as they are or "
+            f"compressed ({', '.join(CODECS[1:])}); set the detector to more bits"
         )
-    counts = update["value"][0][name]
     if counts.size != shape[0] * shape[1]:
         raise ValueError(f"a frame of {counts.size} px where {shape[0]} x {shape[1]} px were announced")
     return counts.reshape(shape)
+
+
+def _decompressed(update: Any, data: np.ndarray, codec: str, pixels: int) -> np.ndarray:
+    if codec not in CODECS[1:]:
+        raise ValueError(
+            f"frames compressed with {codec!r}; allowed is {', '.join(CODECS[1:])}; set Compressor of the codec "
+            "plugin, or StreamDecompress of an Eiger to Enable"
+        )
+    holds, size, code = update["uncompressedSize"], update["compressedSize"], update["codec.parameters"][0].get("value")
+    per_pixel, rest = divmod(holds, pixels)
+    dtype = TYPE_CODES.get(per_pixel, {}).get(code) if not rest else None
+    if dtype is None:
+        raise ValueError(
+            f"a frame of {holds} bytes and type {code} where {pixels} px were announced; "
+            "they must be unsigned integers of 16 or 32 bits"
+        )
+    if not 0 < size <= data.size:
+        raise ValueError(f"a frame of {data.size} bytes where compressedSize = {size}")
+    return decompress(data[:size], codec, dtype, pixels)
+
+
+def set_frame(image: Any, counts: np.ndarray, codec: str = "none") -> None:
+    """Put a frame into an NTNDArray as areaDetector does: value, codec, type and sizes.
+
+    Parameters
+    ----------
+    image : pvaccess.NtNdArray
+        Identity, times and dimensions are left alone.
+    counts : (H, W) uint16 or uint32
+    codec : str
+        One of `codecs.CODECS`.
+
+    Raises
+    ------
+    ValueError
+        If codec or type are unknown here.
+    """
+    import pvaccess
+
+    data = compress(counts, codec)
+    field, kind = ("ushortValue", pvaccess.USHORT) if counts.dtype == np.uint16 else ("uintValue", pvaccess.UINT)
+    if codec == "none":
+        image["value"] = {field: data.view(counts.dtype)}
+    else:
+        image["value"] = {"ubyteValue": data}
+    image["codec"] = pvaccess.PvCodec("" if codec == "none" else codec, pvaccess.PvInt(int(kind)))
+    image["compressedSize"], image["uncompressedSize"] = data.nbytes, counts.nbytes
 
 
 def image_shape(update: Any) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def read_run(run: Any) -> RecordedRun:
 def scan_from_run(
     run: RecordedRun, *, bad_pixels: np.ndarray | None = None, probe: np.ndarray | None = None
 ) -> ScanData:
-    """Make diffraction patterns of a run, cut and oriented as its start document says.
+    """Make diffraction patterns of a run, cut, binned and oriented as its start document says.
 
     Parameters
     ----------
@@ -108,6 +108,7 @@ def scan_from_run(
         crop_px=int(block["crop_px"]),
         beam_center_px=(float(row), float(column)),
         orientation=block["orientation"],
+        binning=int(block.get("binning", 1)),
         trigger_index=run.trigger_index,
         provenance={"run_uid": uid},
     )

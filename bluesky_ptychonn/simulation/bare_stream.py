@@ -1,9 +1,10 @@
 """Frames of a file over pvAccess at a steady rate, and nothing else: to measure an edge without a detector IOC.
 
-    python -m bluesky_ptychonn.simulation.bare_stream FRAMES.npy
+    python -m bluesky_ptychonn.simulation.bare_stream FRAMES.npy [CODEC]
 
-It says ``ready``, then reads one JSON object per line, ``{"frames": N, "fps": F}``, publishes so many frames, the file
-over and over, and says how many it sent and how late the latest one was. It ends with its standard input.
+CODEC is ``none`` (the default), ``lz4``, ``blosc`` or ``bslz4``. It says ``ready``, then reads one JSON object per
+line, ``{"frames": N, "fps": F}``, publishes so many frames, the file over and over, and says how many it sent and how
+late the latest one was. It ends with its standard input.
 """
 
 import json
@@ -16,10 +17,10 @@ from bluesky_ptychonn.simulation.image_server import ImageServer
 from bluesky_ptychonn.simulation.writer import Frame
 
 
-def main(pool_file: str) -> None:
+def main(pool_file: str, codec: str = "none") -> None:
     """Serve until nobody asks any more."""
     pool = np.load(pool_file)
-    server = ImageServer(pool.shape[1:])
+    server = ImageServer(pool.shape[1:], codec)
     server.serve()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -40,4 +41,4 @@ def _play(server: ImageServer, pool: np.ndarray, frames: int, fps: float) -> dic
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

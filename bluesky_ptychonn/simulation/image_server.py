@@ -1,7 +1,6 @@
 """The PVA side of the detector: ``Pva1:Image`` and two counters, as NDPva and QSRV serve them."""
 
-import numpy as np
-
+from bluesky_ptychonn.io.ntndarray import set_frame
 from bluesky_ptychonn.simulation.names import DETECTOR
 from bluesky_ptychonn.simulation.writer import Frame
 
@@ -16,18 +15,20 @@ class ImageServer:
     ----------
     shape : (int, int)
         Rows and columns of a frame.
+    codec : str
+        One of `io.codecs.CODECS`; what an NDPluginCodec before the PVA plugin is set to.
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, int], codec: str = "none") -> None:
         import pvaccess
 
         self._pva = pvaccess
+        self._codec = codec
         self._server = None
         self._image = pvaccess.NtNdArray()
         self._image["dimension"] = [
             {"size": size, "offset": 0, "fullSize": size, "binning": 1, "reverse": False} for size in shape[::-1]
         ]
-        self._image["compressedSize"] = self._image["uncompressedSize"] = 2 * shape[0] * shape[1]
 
     def serve(self) -> None:
         """Open the server; clients find the channels from now on."""
@@ -43,7 +44,7 @@ class ImageServer:
             return
         image = self._image
         image["uniqueId"] = frame.unique_id
-        image["value"] = {"ushortValue": np.ascontiguousarray(frame.data).ravel()}
+        set_frame(image, frame.data, self._codec)
         image["timeStamp"] = _time_stamp(frame.epics_time_s)
         image["dataTimeStamp"] = _time_stamp(frame.time_s)
         self._server.update(IMAGE, image)

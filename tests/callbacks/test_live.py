@@ -102,6 +102,12 @@ def test_one_run_message_and_one_positions_message(edge):
     assert positions["exit_status"] == "success"
 
 
+@pytest.mark.parametrize("binning", [1, 4])
+def test_the_binning_of_the_start_document_reaches_the_edge(edge, binning):
+    play(LiveImage("e:", open_channel=edge), **({"binning": binning} if binning > 1 else {}))
+    assert edge.puts[0][1]["binning"] == binning
+
+
 def test_a_step_scan_has_no_period(edge):
     play(LiveImage("e:", open_channel=edge), counters={**COUNTERS, "triggers_sent": 9}, fly=False)
     assert edge.puts[0][1]["dwell_s"] == 0.0

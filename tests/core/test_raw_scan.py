@@ -52,6 +52,27 @@ def test_a_crop_keeps_places_on_the_sample(raw):
         assert scan.notes[0] == "frames of 16 x 16 px are cut to 8 x 8 px around pixel (8, 8)"
 
 
+def test_binning_keeps_places_on_the_sample(raw):
+    """Superpixels make a smaller field of as large object pixels, whoever states their size."""
+    whole, binned = prepare_scan(raw), prepare_scan(raw, binning=2)
+    in_px = replace(raw, positions=whole.positions_px, positions_unit="px", pixel_size_um=whole.pixel_size_um)
+    sums = raw.frames.reshape(6, 8, 2, 8, 2).sum(axis=(2, 4))
+    for scan in (binned, prepare_scan(in_px, binning=2)):
+        assert scan.geometry == Geometry(10.0, 0.9, 150.0, 8)
+        assert scan.pixel_size_um == pytest.approx(whole.pixel_size_um)
+        np.testing.assert_allclose(scan.positions_px, whole.positions_px)
+        seen = scan.patterns != NONE
+        np.testing.assert_array_equal(scan.patterns[seen], sums[seen])
+    assert binned.notes[0] == "2 x 2 detector pixels are one pixel of the patterns of 8 px"
+
+
+def test_a_probe_for_binned_patterns_has_their_size(raw):
+    probe = np.ones((8, 8), np.complex64)
+    np.testing.assert_array_equal(prepare_scan(replace(raw, probe=probe), binning=2).probe, probe)
+    with pytest.raises(ValueError, match="the probe has 16 px, the binned patterns have 8 px and a smaller field"):
+        prepare_scan(replace(raw, probe=np.ones((16, 16), np.complex64)), binning=2)
+
+
 @pytest.mark.parametrize(("shape", "side"), [((16, 12), 12), ((13, 13), 12), ((16, 16), 16)])
 def test_frames_are_cut_to_an_even_square(raw, shape, side):
     scan = prepare_scan(replace(raw, frames=raw.frames[:, : shape[0], : shape[1]]))

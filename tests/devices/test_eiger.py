@@ -47,6 +47,15 @@ def test_the_beam_must_hit_the_frame(eiger):
     assert any("beam centre" in problem for problem in eiger.check(GOOD))
 
 
+def test_superpixels_must_lie_in_the_frame_and_are_told_to_all(eiger):
+    assert eiger.geometry.binning.get() == 1
+    eiger.geometry.binning.put(4)
+    assert any("crop_px = 128 px, binned by 4, is more than twice" in problem for problem in eiger.check(GOOD))
+    eiger.geometry.crop_px.put(32)
+    assert eiger.check(GOOD) == []
+    assert "eiger_geometry_binning" in eiger.read_configuration()
+
+
 def test_a_full_disk_is_refused(eiger, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1_000_000))

@@ -3,6 +3,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from bluesky_ptychonn.core.optics import Geometry
 from bluesky_ptychonn.io.edge_channels import (
     MAX_FRAMES,
     POSITIONS,
@@ -29,6 +30,7 @@ RUN_VALUES = {
     "crop_px": 128,
     "beam_center_px": (61.0, 66.5),
     "token": "secret",
+    "binning": 2,
     "clock": "detector",
 }
 POSITION_VALUES = {"run_uid": "uid", "trigger_index": [0, 2], "y_um": [0.0, 1.0], "x_um": [0.0, 1.0], "triggered": 3}
@@ -60,6 +62,9 @@ def test_a_message_survives_the_wire(kind, structure, values):
         ({"frame_shape": (128,)}, "frame_shape"),
         ({"frame_shape": (128, 100_000)}, "frame_shape"),
         ({"crop_px": 7}, "crop_px = 7 px"),
+        ({"binning": -1}, "binning = -1 px; allowed is 1 to 8 px"),
+        ({"binning": 9}, "binning = 9 px"),
+        ({"crop_px": 4096, "binning": 2}, "at most 4096 px of a frame, for crop_px = 4096 px"),
         ({"beam_center_px": (1.0,)}, "beam_center_px"),
         ({"clock": "wall"}, "clock = 'wall'"),
     ],
@@ -67,6 +72,19 @@ def test_a_message_survives_the_wire(kind, structure, values):
 def test_impossible_runs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         RunMessage(**{**RUN_VALUES, **change})
+
+
+def test_a_message_that_leaves_the_binning_out_means_none():
+    assert RunMessage(**{**RUN_VALUES, "binning": 0}).binning == 1
+
+
+def test_superpixels_of_a_run_are_the_pixels_of_its_patterns():
+    run = RunMessage(**{**RUN_VALUES, "frame_shape": (512, 512), "beam_center_px": (257.5, 257.5), "binning": 4})
+    assert run.geometry == Geometry(10.0, 0.9, 300.0, 128)
+    bad = np.zeros((512, 512), bool)
+    bad[:4, :4] = True
+    made = run.frame_geometry(bad)
+    assert (made.crop_px, made.binning, made.masked_fraction) == (128, 4, 1 / 128**2)
 
 
 @pytest.mark.parametrize(

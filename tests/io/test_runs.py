@@ -48,6 +48,19 @@ def test_a_run_is_cut_and_oriented_as_the_edge_does(run):
     np.testing.assert_array_equal(scan.probe, probe)
 
 
+def test_a_binned_run_is_read_as_the_edge_saw_it(run):
+    bad, recorded = np.zeros((18, 20), bool), run(crop_px=8, binning=2, beam_center_px=[8.5, 9.5])
+    bad[4:6, 4:7] = True
+    scan = scan_from_run(recorded, bad_pixels=bad, probe=np.ones((8, 8), np.complex64))
+
+    edge = FrameGeometry((18, 20), 8, (8.5, 9.5), bad, "flip_x", 2)
+    valid = scan.valid
+    np.testing.assert_array_equal(scan.patterns[valid], edge.patterns(recorded.frames)[valid])
+    assert 1 - valid.mean() == pytest.approx(edge.masked_fraction)
+    assert scan.geometry == Geometry(10.0, 0.9, 150.0, 8)
+    np.testing.assert_allclose(scan.positions_px * scan.pixel_size_um, recorded.positions_um)
+
+
 def test_what_cannot_be_used_is_left_out_and_told(run, rng):
     frames, positions_um = rng.poisson(20, (6, 18, 20)).astype(np.uint32), rng.uniform(-1, 1, (6, 2))
     frames[1], positions_um[2] = 0, np.nan

@@ -42,10 +42,24 @@ class HurriedEngine(StampEngine):
         return -super().infer(patterns)
 
 
-class World:
-    """Processes of one test; ends them by their ids."""
+def flat_probe(frame_px: int) -> np.ndarray:
+    """Return a probe that weighs all pixels of the middle half of its field alike."""
+    return np.pad(np.ones((frame_px // 2, frame_px // 2), np.complex64), frame_px // 4)
 
-    def __init__(self) -> None:
+
+class World:
+    """Processes of one test; ends them by their ids.
+
+    Parameters
+    ----------
+    script : str
+        File which plays the roles.
+    **environment : str
+        More variables of theirs.
+    """
+
+    def __init__(self, script: str = __file__, **environment: str) -> None:
+        self._script = script
         search = str(random.randint(20_000, 30_000))
         self._env = {
             **os.environ,
@@ -57,13 +71,14 @@ class World:
             "EPICS_PVA_SERVER_PORT": "0",
             "EPICS_PVAS_SERVER_PORT": "0",
             "OMP_NUM_THREADS": "1",
+            **environment,
         }
         self._processes: dict[str, subprocess.Popen[str]] = {}
 
     def start(self, role: str, *arguments: str) -> None:
         """Start a role, or start it again, and wait until it is there."""
         process = subprocess.Popen(
-            [sys.executable, __file__, role, *arguments],
+            [sys.executable, self._script, role, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edge_world import flat_probe
 
 PREFIX = "stamped:"
 NOT_STAMPED = 65535
@@ -285,8 +286,7 @@ def serve(settings_file: Path) -> None:
         for stamp, center in zip((0, 104), settings.geometry.beam_center_px, strict=True)
     )
     engine = StampEngine(frame_px, row, column)
-    flat = np.ones((frame_px, frame_px), np.complex64)
-    service.serve(PREFIX, engine, flat, on_ready=lambda: print("ready", flush=True))
+    service.serve(PREFIX, engine, flat_probe(frame_px), on_ready=lambda: print("ready", flush=True))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from edge_world import DROPPED, IMAGE, World
+from edge_world import DROPPED, IMAGE, World, flat_probe
 
 from bluesky_ptychonn.core.optics import Geometry, intensities, with_counts, zone_plate_probe
 from bluesky_ptychonn.core.scan import fermat_spiral
@@ -26,7 +26,7 @@ def small(tmp_path_factory):
     """A source of small frames that carry their index, and an edge whose patches show it."""
     folder = tmp_path_factory.mktemp("edge")
     np.save(folder / "pool.npy", np.full((1, 16, 16), 10, np.uint16))
-    np.save(folder / "probe.npy", np.ones((16, 16), np.complex64))
+    np.save(folder / "probe.npy", flat_probe(16))
     world = World()
     try:
         world.start("source", str(folder / "pool.npy"))
