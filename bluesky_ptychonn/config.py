@@ -91,6 +91,8 @@ class EdgeSettings(Section):
     model: Path | None = None
     batch: int = Field(default=8, ge=1, le=256)
     kept_patches_mb: int = Field(default=512, ge=1, le=65536)
+    newest_wins: bool = False
+    engine_core: int | None = Field(default=None, ge=0)
 
 
 class LearningSettings(Section):

@@ -97,9 +97,17 @@ class BareEdge:
     engine : str
     model : Path, optional
         Model or store of the edge.
+    engine_core : int, optional
+        A core for inference alone: this process, and what it starts, leaves it.
     """
 
-    def __init__(self, directory: Path, engine: str = "openvino", model: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        engine: str = "openvino",
+        model: Path | None = None,
+        engine_core: int | None = None,
+    ) -> None:
         from bluesky_ptychonn.core.optics import Geometry, zone_plate_probe
         from bluesky_ptychonn.simulation.beamline import loopback_environment
         from bluesky_ptychonn.simulation.test_sets import load_test_set, scan_of
@@ -114,9 +122,12 @@ class BareEdge:
             "edge": {"engine": engine, **({"model": str(model)} if model else {})},
             "probe": {"file": "probe.npy"},
         }
+        if engine_core is not None:
+            tables["edge"]["engine_core"] = engine_core
         self.settings_file = directory / SETTINGS_FILE
         write_settings(tables, self.settings_file)
-        self._directory = directory
+        self._directory, self._engine_core = directory, engine_core
+        self.detector: Any = None
         self._edge = Child("edge", ["edge", "--settings", str(self.settings_file)], directory)
 
     @property
@@ -125,12 +136,15 @@ class BareEdge:
         return load_settings(self.settings_file)
 
     def __enter__(self) -> "BareEdge":
+        from bluesky_ptychonn.edge.cores import leave_core
+
         os.environ[VARIABLE] = str(self.settings_file)
         self.settings.apply_epics_environment()
-        self.detector = BareDetector(self._directory / "pool.npy")
-
+        self._edge.start()
         try:
-            self._edge.start()
+            if self._engine_core is not None:
+                leave_core(self._engine_core)
+            self.detector = BareDetector(self._directory / "pool.npy")
             self._edge.wait_until(lambda: edge_answers(self.settings))
         except BaseException:
             self.__exit__()
@@ -139,4 +153,5 @@ class BareEdge:
 
     def __exit__(self, *_: object) -> None:
         self._edge.end()
-        self.detector.end()
+        if self.detector is not None:
+            self.detector.end()

@@ -3,6 +3,7 @@
     bluesky-ptychonn bench stream --size 128 --fps 1000 --seconds 30 --json stream.json
     bluesky-ptychonn bench stream --fps 2000 --seconds 60 --detector bare
     bluesky-ptychonn bench swap --json swap.json
+    bluesky-ptychonn bench stitch --field 5
     bluesky-ptychonn bench inference --engine openvino --batches 1,8,32 --json inference.json
     bluesky-ptychonn bench phase-retrieval --json retrieval.json
     bluesky-ptychonn bench phase-retrieval --source star.npz --modes 1 2
@@ -15,6 +16,8 @@ for, the edge turns them into phase and stitches them; with --detector bare a pr
 takes the IOC's place. It fails if a frame is lost, shed or unpaired; never for speed.
 
 `swap` changes model and probe in a stream, back and forth, and offers models that are harmed.
+
+`stitch` measures what a patch costs on its way into the image.
 
 `inference` measures the engines alone: us per frame in batches of 1 to 32, mean and standard deviation over 50 runs,
 with preparation and copies and without, for the networks of the paper and for ours.
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bench_inference,
         bench_learning,
         bench_retrieval,
+        bench_stitch,
         bench_stream,
         bench_swap,
         bench_training,
@@ -46,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     cases = parser.add_subparsers(
-        dest="case", required=True, metavar="stream|swap|inference|phase-retrieval|learning|training|tuning"
+        dest="case", required=True, metavar="stream|swap|stitch|inference|phase-retrieval|learning|training|tuning"
     )
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
     bench_stream.add_arguments(stream)
@@ -54,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     swap = cases.add_parser("swap", help="models and probes changed in a stream")
     bench_swap.add_arguments(swap)
     swap.set_defaults(measure=bench_swap.run)
+    stitch = cases.add_parser("stitch", help="patches into the image: us per patch")
+    bench_stitch.add_arguments(stitch)
+    stitch.set_defaults(measure=bench_stitch.run)
     inference = cases.add_parser("inference", help="the engines alone: us per frame by batch")
     bench_inference.add_arguments(inference)
     inference.set_defaults(measure=bench_inference.run)

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector", choices=("ioc", "bare"), default="ioc", help="the simulated IOC, or frames of a file and no more"
     )
+    parser.add_argument(
+        "--engine-core", type=int, metavar="CORE", help="a core for inference alone, with --detector bare"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
 
@@ -37,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
             f"--fps {options.fps:g} for --seconds {options.seconds:g} makes {frames} frames; "
             "allowed are 1 to 5000 frames/s and 1 to 1,000,000 frames"
         )
-    if options.model and options.detector != "bare":
-        raise ValueError("--model is for --detector bare; the IOC's edge has the starter")
+    if (options.model or options.engine_core is not None) and options.detector != "bare":
+        raise ValueError("--model and --engine-core are for --detector bare; the IOC's edge is as it comes")
     if options.json:
         refuse_unwritable("--json", options.json)
     with tqdm(total=frames, desc="frames", unit="frame") as bar:
@@ -71,7 +74,7 @@ def _bare(options: argparse.Namespace, frames: int, progress: Any) -> tuple[dict
     from bluesky_ptychonn.cli.services import temporary_state
     from bluesky_ptychonn.cli.stream import stream_frames
 
-    with temporary_state() as state, BareEdge(state, options.engine, options.model) as edge:
+    with temporary_state() as state, BareEdge(state, options.engine, options.model, options.engine_core) as edge:
         positions_um = np.resize(edge.positions_um, (frames, 2))
         stats = stream_frames(edge.settings, positions_um, options.fps, detector=edge.detector, progress=progress)
         return stats, {"source_latest_ms": edge.detector.sent.get("latest_ms")}
@@ -111,6 +114,8 @@ def figures_of(stats: dict[str, Any], size: int, fps_asked: float) -> dict[str, 
         "latency_ms_p50": round(stats["latency_ms_p50"], 2),
         "latency_ms_p99": round(stats["latency_ms_p99"], 2),
         "latency_ms_max": round(stats["latency_ms_max"], 2),
+        "published_ms_p50": round(stats["published_ms_p50"], 2),
+        "published_ms_p99": round(stats["published_ms_p99"], 2),
         "gap_ms_max": round(stats["gap_ms_max"], 2),
         "cpu_us_per_frame": round(stats["cpu_us_per_frame"], 1),
     }

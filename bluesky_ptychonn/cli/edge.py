@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         np.load(bad_pixels).astype(bool) if bad_pixels else None,
         interface=options.interface,
         kept_bytes=settings.edge.kept_patches_mb << 20,
+        newest_wins=settings.edge.newest_wins,
+        engine_core=settings.edge.engine_core,
         prepare=prepare,
         stop=stop,
         on_ready=lambda: print(f"edge {settings.edge.prefix} serves ({engine.name}, {version})", flush=True),

@@ -101,6 +101,20 @@ def add_patches(
     >>> float(coverage.sum())
     4.0
     """
+    _refuse_corners(total, patches, corners_px)
+    _add(total, coverage, patches, weights, corners_px)
+
+
+def change_patches(total: np.ndarray, changes: np.ndarray, weights: np.ndarray, corners_px: np.ndarray) -> None:
+    """Add changes (B, h, w) of patches that are in a running sum already, in place; their coverage stays.
+
+    Parameters as for `add_patches`.
+    """
+    _refuse_corners(total, changes, corners_px)
+    _change(total, changes, weights, corners_px)
+
+
+def _refuse_corners(total: np.ndarray, patches: np.ndarray, corners_px: np.ndarray) -> None:
     _, h, w = patches.shape
     last = np.subtract(total.shape, (h, w))
     outside = np.flatnonzero(np.any((corners_px < 0) | (corners_px > last), axis=1))
@@ -111,7 +125,16 @@ def add_patches(
         )
     if len(corners_px) != len(patches):
         raise ValueError(f"{len(patches)} patches and {len(corners_px)} corners_px; give one corner for each patch")
-    _add(total, coverage, patches, weights, corners_px)
+
+
+@numba.njit(cache=True, nogil=True)
+def _change(total, changes, weights, corners_px):
+    _, height, width = changes.shape
+    for b in range(len(changes)):
+        top, left = corners_px[b]
+        for y in range(height):
+            for x in range(width):
+                total[top + y, left + x] += weights[y, x] * changes[b, y, x]
 
 
 @numba.njit(cache=True, nogil=True)

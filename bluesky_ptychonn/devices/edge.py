@@ -13,7 +13,9 @@ from bluesky_ptychonn.io.edge_channels import STATS, blank
 
 UNKNOWN = -1
 ABSENT: dict[str, Any] = {
-    name: UNKNOWN if name.startswith("frames_") else value for name, value in blank(STATS).items()
+    name: UNKNOWN if name.startswith("frames_") else value
+    for name, value in blank(STATS).items()
+    if not isinstance(value, list)
 } | {"state": "absent", "account": "open"}
 """What is recorded of an edge that does not answer."""
 

@@ -1,4 +1,7 @@
-"""More frames than can be inferred: a first estimate of some, in full at the end of the run."""
+"""More frames than can be inferred in full: a first estimate of some, in full when there is time."""
+
+import time
+from collections import deque
 
 import numpy as np
 
@@ -6,8 +9,15 @@ from bluesky_ptychonn.core.protocols import Engine
 
 PRESSURE_BATCHES = 8
 """Batches that wait, from which on frames are guessed until none waits any more."""
+REST = 2
+"""So many times as many batches are guessed then, to leave time for what else the processor has to do."""
+CALM_S = 3.0
+"""So long after the last guess there is time to infer guessed frames in full during a run."""
 KEPT = 2048
 """Patterns of guessed frames that are kept."""
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""Triggers (B,) and patterns (B, N, N), or patches (B, h, h)."""
 
 
 class Hurry:
@@ -21,8 +31,11 @@ class Hurry:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._hurried = False
-        self._kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self._in_a_row = self._resting = 0
+        self._last_guess_s = -np.inf
+        self._anew: deque[Batch] = deque()
+        self._guessed: deque[Batch] = deque()
+        self._kept = 0
         self.guessed = 0
         """Frames which have no more than a first estimate."""
 
@@ -38,23 +51,46 @@ class Hurry:
         waiting : int
             Frames that wait, these among them.
         """
-        self._hurried = waiting > (len(patterns) if self._hurried else PRESSURE_BATCHES * self._engine.max_batch)
-        guess = self._engine.guess if self._hurried else None
+        guess = self._engine.guess if self._is_hurried(waiting, len(patterns)) else None
         if guess is None:
             return self._engine.infer(patterns)
         patches = guess(patterns)
-        if self.guessed + len(patterns) <= KEPT:
-            self._kept.append((indices.copy(), patterns))
+        self._last_guess_s = time.monotonic()
+        if self._kept + len(patterns) <= KEPT:
+            self._guessed.append((indices.copy(), patterns))
+            self._kept += len(patterns)
         self.guessed += len(patterns)
         return patches
 
-    def in_full(self) -> tuple[np.ndarray, np.ndarray]:
-        """Triggers (n,) and patches (n, h, h) of the kept frames that were guessed; they are guessed no more."""
-        if not self._kept:
-            return np.empty(0, int), np.empty((0, self._engine.patch_px, self._engine.patch_px), np.float32)
-        indices, patterns = (np.concatenate(parts) for parts in zip(*self._kept))
-        size = self._engine.max_batch
-        patches = [self._engine.infer(patterns[first : first + size]) for first in range(0, len(patterns), size)]
-        self.guessed -= len(indices)
-        self._kept = []
-        return indices, np.concatenate(patches)
+    def _is_hurried(self, waiting: int, batch: int) -> bool:
+        if waiting > (batch if self._in_a_row else PRESSURE_BATCHES * self._engine.max_batch):
+            self._in_a_row += 1
+            return True
+        if self._in_a_row:
+            self._resting, self._in_a_row = REST * self._in_a_row, 0
+        self._resting = max(0, self._resting - 1)
+        return self._resting > 0
+
+    def owe(self, indices: np.ndarray, patterns: np.ndarray) -> None:
+        """Remember frames to be inferred anew, because their probe was not known well."""
+        for first in range(0, len(patterns), self._engine.max_batch):
+            part = slice(first, first + self._engine.max_batch)
+            self._anew.append((indices[part], patterns[part]))
+
+    def pay(self, *, all_of_it: bool = False) -> Batch | None:
+        """Triggers and better patches of one remembered batch; None if there is none, or no time for it now.
+
+        Parameters
+        ----------
+        all_of_it : bool
+            Whether also guessed frames are due while others had to be guessed a moment ago.
+        """
+        if self._anew:
+            indices, patterns = self._anew.popleft()
+        elif self._guessed and (all_of_it or time.monotonic() - self._last_guess_s > CALM_S):
+            indices, patterns = self._guessed.popleft()
+            self._kept -= len(indices)
+            self.guessed -= len(indices)
+        else:
+            return None
+        return indices, self._engine.infer(patterns)

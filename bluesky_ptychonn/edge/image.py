@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bluesky_ptychonn.core.stitch import Canvas, add_patches, stitched_image
+from bluesky_ptychonn.core.stitch import Canvas, add_patches, change_patches, stitched_image
 
 
 class LiveImage:
@@ -15,21 +15,24 @@ class LiveImage:
         Probe intensity under a patch.
     planned_um : (N, 2) float64
         Planned positions by trigger index.
-    kept_patches : int
-        How many patches may be kept; further ones stay where they were put first.
+    memory : int or (n,) float32
+        For how many patches may be kept, further ones stay where they were put first; or memory to keep them in.
     """
 
-    def __init__(self, canvas: Canvas, weights: np.ndarray, planned_um: np.ndarray, kept_patches: int) -> None:
+    def __init__(self, canvas: Canvas, weights: np.ndarray, planned_um: np.ndarray, memory: int | np.ndarray) -> None:
         self.canvas = canvas
         self._weights = np.asarray(weights, np.float64)
         self._planned_um = planned_um
         self._total = np.zeros(canvas.shape)
         self._coverage = np.zeros(canvas.shape)
-        room = min(len(planned_um), kept_patches)
-        self._patches = np.empty((room, *weights.shape), np.float32)  # the system gives memory as it is written
+        if isinstance(memory, int):
+            memory = np.empty(min(len(planned_um), memory) * weights.size, np.float32)
+        room = min(len(planned_um), memory.size // weights.size)
+        self._patches = memory[: room * weights.size].reshape(room, *weights.shape)
         self._sequences = np.empty(room, np.int64)
         self._indices = np.empty(room, np.int64)
-        self._count = 0
+        self._row_of = np.full(len(planned_um), -1)
+        self._count = self._touched = 0
         self._loose: tuple[np.ndarray, np.ndarray] | None = None
         self._loose_count = 0
         self._loose_last = -1
@@ -43,6 +46,16 @@ class LiveImage:
     def loose_patches(self) -> int:
         """Patches in the image which could not be kept."""
         return self._loose_count
+
+    def touch(self, patches: int = 128) -> bool:
+        """Have the system give memory for so many more patches, ahead of their coming; False if there is enough.
+
+        On first use it costs as much time as stitching, or more.
+        """
+        first = max(self._touched, self._count)
+        self._touched = min(first + patches, len(self._patches))
+        self._patches[first : self._touched] = 0
+        return first < self._touched
 
     def add(self, sequences: np.ndarray, indices: np.ndarray, patches: np.ndarray) -> None:
         """Put patches (B, h, h) at the planned positions of their triggers.
@@ -60,6 +73,7 @@ class LiveImage:
         self._patches[first : first + kept] = patches[:kept]
         self._sequences[first : first + kept] = sequences[:kept]
         self._indices[first : first + kept] = indices[:kept]
+        self._row_of[indices[:kept]] = np.arange(first, first + kept)
         self._count += kept
         if kept < len(patches):
             if self._loose is None:
@@ -70,15 +84,13 @@ class LiveImage:
 
     def replace(self, indices: np.ndarray, patches: np.ndarray) -> None:
         """Put better patches (B, h, h) in the place of those of the same triggers; others are passed over."""
-        rows = np.flatnonzero(np.isin(self._indices[: self._count], indices))
-        if not len(rows):
-            return
-        place = {int(index): k for k, index in enumerate(indices)}
-        chosen = [place[int(index)] for index in self._indices[rows]]
-        corners_px = self.canvas.corners_px(self._planned_um[self._indices[rows]], len(self._weights))
-        change = patches[chosen] - self._patches[rows]
-        add_patches(self._total, np.zeros(self.canvas.shape), change, self._weights, corners_px)
-        self._patches[rows] = patches[chosen]
+        rows = self._row_of[indices]
+        kept = (rows >= 0) & (rows < self._count)
+        kept[kept] = self._indices[rows[kept]] == indices[kept]  # a row may have been given to another trigger
+        rows, patches = rows[kept], patches[kept]
+        corners_px = self.canvas.corners_px(self._planned_um[indices[kept]], len(self._weights))
+        change_patches(self._total, patches - self._patches[rows], self._weights, corners_px)
+        self._patches[rows] = patches
 
     def withdraw(self, kept_sequences: int) -> int:
         """Take out every patch whose sequence is not below this; return how many went.

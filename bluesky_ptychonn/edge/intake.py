@@ -16,6 +16,7 @@ from bluesky_ptychonn.io.pva import PvaChannel
 logger = logging.getLogger(__name__)
 READING_S = 0.2
 BASELINE_S = 1.0
+RING_S, RING_FRAMES = 1.0, 1000
 
 
 class Intake:
@@ -28,7 +29,7 @@ class Intake:
     ----------
     message : RunMessage
     ring_bytes : int
-        Memory of the ring.
+        Largest memory of the ring.
     """
 
     def __init__(self, message: RunMessage, ring_bytes: int) -> None:
@@ -125,12 +126,16 @@ class Intake:
             return
         frame = frame_counts(update, self.message.frame_shape)
         if self.ring is None:
-            size = int(np.clip(self._ring_bytes // frame.nbytes, 16, self.message.frames + 16))
-            self.ring = FrameRing(size, self.message.frame_shape, frame.dtype)
+            self.ring = FrameRing(self._ring_size(frame.nbytes), self.message.frame_shape, frame.dtype)
         if frame.dtype != self.ring.dtype:
             raise ValueError(f"frames changed from {self.ring.dtype} to {frame.dtype}")
         if not self.ring.push(frame, sequence, index, arrival_s):
             self.shed += 1
+
+    def _ring_size(self, frame_bytes: int) -> int:
+        """Slots for one second of frames, for many where they come slowly, as far as there is memory."""
+        frames = max(RING_S / self.message.dwell_s if self.message.dwell_s else 0, RING_FRAMES)
+        return int(np.clip(min(frames, self._ring_bytes // frame_bytes, self.message.frames), 16, None))
 
     def _read_dropped(self) -> None:
         channel = PvaChannel(self.message.dropped_channel, 1.0)

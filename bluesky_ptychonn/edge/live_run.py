@@ -1,25 +1,27 @@
 """One run at the edge: batches from the ring through the engine into the image."""
 
 import logging
+import os
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
-from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.edge.checks import check_run, goes_astray
 from bluesky_ptychonn.edge.hurry import Hurry
 from bluesky_ptychonn.edge.image import LiveImage
 from bluesky_ptychonn.edge.intake import Intake
+from bluesky_ptychonn.edge.latency import Latencies
+from bluesky_ptychonn.edge.light import DarkError, Light
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
 
 logger = logging.getLogger(__name__)
 LATENCY_BOUND_S = 0.02
 """A batch leaves after this, however short."""
-SCALE_FACTOR = 30.0
 WARM_UP_FRAMES = 64
 QUIET_S = 0.3
 """No frame for so long after the end of a run: none is under way."""
@@ -36,8 +38,14 @@ class LiveRun:
     unit_probe : (N, N) complex64
         Probe of any power; it is scaled to the counts of the first good frames.
     bad_pixels : (H, W) bool, optional
-    ring_bytes, kept_bytes : int
-        Memory for waiting frames, and for patches kept until the end.
+    kept : (n,) float32
+        Memory for patches that are kept until the end.
+    ring_bytes : int
+        Memory for waiting frames.
+    newest_wins : bool
+        Shed the frames that have waited longest when the ring is nearly full; else those which find no room.
+    engine_core : int, optional
+        The one core on which to infer.
 
     Raises
     ------
@@ -52,41 +60,39 @@ class LiveRun:
         unit_probe: np.ndarray,
         bad_pixels: np.ndarray | None = None,
         *,
-        ring_bytes: int = 128 << 20,
-        kept_bytes: int = 512 << 20,
+        kept: np.ndarray,
+        ring_bytes: int,
+        newest_wins: bool = False,
+        engine_core: int | None = None,
     ) -> None:
         self.message = message
         self.engine = engine
         self.geometry = check_run(message, engine, unit_probe)
-        self._probe = unit_probe
         self._frames = message.frame_geometry(bad_pixels)
         size, cut = engine.patch_px, (message.crop_px - engine.patch_px) // 2
         weights = np.abs(unit_probe[cut : cut + size, cut : cut + size]) ** 2
         canvas = Canvas.covering(
             message.positions_um, self.geometry.pixel_size_um, size, LARGEST_MARGIN_PX * self.geometry.pixel_size_um
         )
-        kept = max(1, kept_bytes // (4 * size * size))
         self.image = LiveImage(canvas, weights / weights.max(), message.positions_um, kept)
         self.lock = threading.Lock()
         """Held whenever the image changes."""
-        self.intensity_scale = 0.0
-        self._early: list[tuple[np.ndarray, np.ndarray]] = []
-        self._probe_settled = False
+        self.light = Light(engine, unit_probe)
         self.positions_source = "planned"
         self.model_versions: list[str] = []
         """Models whose patches are in the image, in the order of their use."""
-        self._next_probe: np.ndarray | None = None
-        self.probe_swaps = 0
         self.message_text = ""
-        self.withdrawn = 0
+        self.withdrawn = self._shed = 0
         self.hurry = Hurry(engine)
         self.rejected = 0
         self.stitched_ever = 0
         self.last_stitched_s = 0.0
         self._longest_gap_s = 0.0
         self.account = FrameAccount(planned=message.frames)
-        self._latencies_s = np.empty(message.frames, np.float32)
+        self._stitched, self._published = Latencies(WARM_UP_FRAMES), Latencies(WARM_UP_FRAMES)
+        self._unpublished: list[np.ndarray] = []
         self._cpu_s = (0.0, 0.0)
+        self._newest_wins, self._engine_core = newest_wins, engine_core
         self._stop = threading.Event()
         self._cancelled = False
         self.intake = Intake(message, ring_bytes)
@@ -94,45 +100,57 @@ class LiveRun:
         self._worker.start()
 
     def _work(self) -> None:
+        if self._engine_core is not None:
+            os.sched_setaffinity(0, {self._engine_core})
         while not self._cancelled and not (self._stop.is_set() and not self.intake.queue_used):
             ring = self.intake.ring
             if ring is None:
-                self._stop.wait(0.005)
+                if not self.image.touch():
+                    self._stop.wait(0.005)
                 continue
+            if self._newest_wins and (many := len(ring) - ring.size // 2) > ring.size // 4:
+                ring.release(many)
+                self._shed += many
             frames, sequences, indices, arrivals_s = ring.peek(self.engine.max_batch, LATENCY_BOUND_S)
             count = len(frames)
-            if not count:
-                continue
-            try:
-                done = self._infer(frames, sequences, indices)
-            except Exception as error:
-                logger.exception("the engine failed on a batch")
-                self.message_text = f"the engine failed: {error}"
-                self.rejected += count
-                done = False
-            if done:
-                now = time.monotonic()
-                self._latencies_s[self.stitched_ever : self.stitched_ever + count] = now - arrivals_s
-                if self.stitched_ever > WARM_UP_FRAMES:
-                    self._longest_gap_s = max(self._longest_gap_s, now - self.last_stitched_s)
-                self.stitched_ever += count
-                self.last_stitched_s = now
-                self._cpu_s = (self._cpu_s[0], time.process_time())
-            ring.release(count)
+            if count:
+                if self._try_to_infer(frames, sequences, indices):
+                    self._note(arrivals_s)
+                ring.release(count)
+            if len(ring) < self.engine.max_batch:
+                self._better()
 
-    def _infer(self, frames: np.ndarray, sequences: np.ndarray, indices: np.ndarray) -> bool:
-        if not self._cpu_s[0]:
-            self._cpu_s = (time.process_time(), 0.0)
-        if self._next_probe is not None:
-            self._probe, self._next_probe = self._next_probe, None
-            self.probe_swaps += 1
-            self._early, self._probe_settled = [], False
-        patterns = self._frames.patterns(frames)
-        if not self.intensity_scale and not self._set_scale(patterns):
+    def _try_to_infer(self, frames: np.ndarray, sequences: np.ndarray, indices: np.ndarray) -> bool:
+        try:
+            self._infer(frames, sequences, indices)
+        except DarkError:
             self.rejected += len(frames)
             return False
-        if not self._probe_settled:
-            self._measure_probe(indices, patterns)
+        except Exception as error:
+            logger.exception("the engine failed on a batch")
+            self.message_text = f"the engine failed: {error}"
+            self.rejected += len(frames)
+            return False
+        return True
+
+    def _note(self, arrivals_s: np.ndarray) -> None:
+        """Take the time of a batch that was stitched."""
+        now = time.monotonic()
+        self._stitched.add(now - arrivals_s)
+        with self.lock:
+            self._unpublished.append(arrivals_s.copy())
+        if self.stitched_ever > WARM_UP_FRAMES:
+            self._longest_gap_s = max(self._longest_gap_s, now - self.last_stitched_s)
+        self.stitched_ever += len(arrivals_s)
+        self.last_stitched_s = now
+        self._cpu_s = (self._cpu_s[0], time.process_time())
+
+    def _infer(self, frames: np.ndarray, sequences: np.ndarray, indices: np.ndarray) -> None:
+        if not self._cpu_s[0]:
+            self._cpu_s = (time.process_time(), 0.0)
+        patterns = self._frames.patterns(frames)
+        if anew := self.light.see(indices, patterns):
+            self.hurry.owe(*anew)
         patches = self.hurry.infer(indices, patterns, self.intake.queue_used)
         if self.engine.card is not None and self.model_versions[-1:] != [self.engine.card.version]:
             self.model_versions.append(self.engine.card.version)
@@ -140,52 +158,31 @@ class LiveRun:
             kept = int(np.searchsorted(sequences, self.intake.pairing.kept))  # some may have been withdrawn meanwhile
             self.image.add(sequences[:kept], indices[:kept], patches[:kept])
             self.withdrawn += len(frames) - kept
-        return True
 
-    def _set_scale(self, patterns: np.ndarray) -> bool:
-        counts = counts_of(patterns, self._probe)
-        if counts < 1:
-            self.message_text = "frames are dark: is the shutter open?"
+    def _better(self, *, all_of_it: bool = False) -> bool:
+        """Put better patches in the place of some old ones; False if there is nothing to better."""
+        try:
+            better = self.hurry.pay(all_of_it=all_of_it)
+        except Exception as error:  # the patches that are there stay
+            logger.exception("the engine failed on a batch")
+            self.message_text = f"the engine failed: {error}"
+            return True
+        if better is None:
             return False
-        self.intensity_scale = counts
-        self.message_text = ""
-        reference = (self.engine.card and self.engine.card.reference_counts) or counts
-        if not 1 / SCALE_FACTOR <= counts / reference <= SCALE_FACTOR:
-            self.message_text = (
-                f"{counts:.3g} counts per frame where the model knows about {reference:.3g}: expect a poor image; "
-                "change the exposure, or use a model trained for this dose"
-            )
-            logger.warning("%s", self.message_text)
+        with self.lock:
+            self.image.replace(*better)
         return True
 
-    def _measure_probe(self, indices: np.ndarray, patterns: np.ndarray) -> None:
-        """Take scale and brightness of the cone from the first frames: at once, better with a quarter, then settled."""
-        before = sum(len(part) for part, _ in self._early)
-        self._early.append((indices.copy(), patterns))
-        count = before + len(patterns)
-        if count >= PROBE_FRAMES:
-            self._settle_probe()
-        elif not before or before < PROBE_FRAMES // 4 <= count:
-            self.engine.set_probe(measured_probe(self._probe, np.concatenate([part for _, part in self._early])))
+    def snapshot(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Phase and coverage (H, W) as of now, and when the frames arrived that are new in them."""
+        with self.lock:
+            arrivals_s, self._unpublished = self._unpublished, []
+            return *self.image.snapshot(), arrivals_s
 
-    def _settle_probe(self) -> None:
-        """Measure the probe from all of the first frames, and infer those anew that were stitched with less."""
-        if self._probe_settled or not self._early:
-            return
-        indices, patterns = (np.concatenate(parts) for parts in zip(*self._early))
-        probe = measured_probe(self._probe, patterns[:PROBE_FRAMES])
-        self.engine.set_probe(probe)
-        self.intensity_scale = float(np.sum(np.abs(probe) ** 2, dtype=np.float64))
-        for first in range(0, len(patterns), self.engine.max_batch):
-            part = slice(first, first + self.engine.max_batch)
-            patches = self.engine.infer(patterns[part])
-            with self.lock:
-                self.image.replace(indices[part], patches)
-        self._early, self._probe_settled = [], True
-
-    def take_probe(self, unit_probe: np.ndarray) -> None:
-        """Infer with another probe from the next batch on; its scale and its cone are measured anew."""
-        self._next_probe = unit_probe
+    def note_published(self, arrivals_s: list[np.ndarray]) -> None:
+        """Take the time of frames of a `snapshot` that can be seen now."""
+        if arrivals_s:
+            self._published.add(time.monotonic() - np.concatenate(arrivals_s))
 
     def withdraw_doubtful(self) -> None:
         """Take out of the image what the pairing no longer stands for."""
@@ -202,11 +199,10 @@ class LiveRun:
     def finish(self, positions: PositionsMessage) -> np.ndarray:
         """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""
         self._end()
-        self._settle_probe()
-        indices, patches = self.hurry.in_full()
-        if len(indices):
-            with self.lock:
-                self.image.replace(indices, patches)
+        if anew := self.light.settle():
+            self.hurry.owe(*anew)
+        while self._better(all_of_it=True):
+            pass
         pairing, in_plugin = self.intake.pairing, _known(positions.lost_in_plugin)
         # captured positions also count triggers which were not sent
         slots = max(positions.triggered, int(positions.trigger_index.max(initial=-1)) + 1)
@@ -255,6 +251,11 @@ class LiveRun:
         self._worker.join(30)
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing works on the run any more."""
+        return not self._worker.is_alive()
+
+    @property
     def masked_fraction(self) -> float:
         """Part of each pattern's pixels which never count."""
         return self._frames.masked_fraction
@@ -264,26 +265,33 @@ class LiveRun:
         return {
             "stitched": self.image.patches,
             "unpaired": self.intake.unpaired + self.withdrawn,
-            "shed": self.intake.shed,
+            "shed": self.intake.shed + self._shed,
             "rejected": self.intake.rejected + self.rejected,
         }
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """Rate, latencies and processor time per frame; the first frames warm up and do not count as latency."""
         done = self.stitched_ever
         if not done:
             return {}
-        latencies_ms = 1e3 * self._latencies_s[min(WARM_UP_FRAMES, done // 2) : done][-20_000:]
-        p50, p99 = np.percentile(latencies_ms, [50, 99])
         span_s = self.last_stitched_s - self.intake.first_arrival_s
         return {
             "fps": (done - 1) / span_s if span_s > 0 else 0.0,
-            "latency_ms_p50": float(p50),
-            "latency_ms_p99": float(p99),
-            "latency_ms_max": float(latencies_ms.max()),
+            **_latency_figures("latency", self._stitched),
+            **_latency_figures("published", self._published),
             "gap_ms_max": 1e3 * self._longest_gap_s,
             "cpu_us_per_frame": 1e6 * (self._cpu_s[1] - self._cpu_s[0]) / done,
         }
+
+
+def _latency_figures(name: str, latencies: Latencies) -> dict[str, Any]:
+    p50, p99 = latencies.percentiles_ms(50, 99)
+    return {
+        f"{name}_ms_p50": p50,
+        f"{name}_ms_p99": p99,
+        f"{name}_ms_max": latencies.max_ms,
+        f"{name}_counts": latencies.counts.tolist(),
+    }
 
 
 def _known(count: int) -> int | None:

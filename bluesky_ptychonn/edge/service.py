@@ -14,8 +14,9 @@ import numpy as np
 
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.edge.channels import EdgeChannels
+from bluesky_ptychonn.edge.cores import leave_core
 from bluesky_ptychonn.edge.live_run import LiveRun
-from bluesky_ptychonn.edge.stats import run_stats
+from bluesky_ptychonn.edge.stats import image_attributes, run_stats
 from bluesky_ptychonn.edge.swap import EngineSlot, Watch, follow_store, warm_up
 from bluesky_ptychonn.io.edge_channels import STATS, PositionsMessage, RunMessage, blank
 from bluesky_ptychonn.io.model_store import CURRENT
@@ -29,6 +30,7 @@ PATIENCE_S = 10.0
 """So long after its end may frames of a run still come."""
 BUSY_PART = 0.2
 """Largest part of the time that publishing images may take."""
+RING_BYTES, KEPT_BYTES = 1 << 30, 512 << 20
 
 
 class EdgeService:
@@ -44,7 +46,16 @@ class EdgeService:
     bad_pixels : (H, W) bool, optional
         Of the detector's frame.
     ring_bytes, kept_bytes : int
-        Memory for waiting frames and for patches kept until the end of a run.
+        Memory for waiting frames, and for patches kept until the end of a run.
+    newest_wins : bool
+        Whether frames that have waited longest are shed when too many wait; else those that find no room.
+    engine_core : int, optional
+        A core for inference alone; without it, the system distributes all threads.
+
+    Raises
+    ------
+    ValueError
+        If there is no such core, or no other.
     """
 
     def __init__(
@@ -54,14 +65,19 @@ class EdgeService:
         probe: np.ndarray,
         bad_pixels: np.ndarray | None = None,
         *,
-        ring_bytes: int = 128 << 20,
-        kept_bytes: int = 512 << 20,
+        ring_bytes: int = RING_BYTES,
+        kept_bytes: int = KEPT_BYTES,
+        newest_wins: bool = False,
+        engine_core: int | None = None,
     ) -> None:
         self._engine = EngineSlot(engine)
         self._watch: Watch | None = None
         self._probe = np.asarray(probe, np.complex64)
         self._bad_pixels = bad_pixels
-        self._memory = {"ring_bytes": ring_bytes, "kept_bytes": kept_bytes}
+        self._kept = np.empty(
+            kept_bytes // 4, np.float32
+        )  # the system gives memory as it is written, once for all runs
+        self._ways = {"ring_bytes": ring_bytes, "newest_wins": newest_wins, "engine_core": engine_core}
         self._run: LiveRun | None = None
         self._state = "idle"
         self._armed_uid = self._final_uid = self._text = ""
@@ -70,6 +86,8 @@ class EdgeService:
         self._patience_ends_s = 0.0
         self._next_image_s = 0.0
         warm_up(engine, self._probe)
+        if engine_core is not None:
+            leave_core(engine_core)  # before PVA starts its threads, which inherit it
         self.channels = EdgeChannels(prefix)
 
     def serve(self, stop: threading.Event) -> None:
@@ -124,7 +142,7 @@ class EdgeService:
             if read_probe is not None:
                 self._probe = np.asarray(read_probe(), np.complex64)
                 if self._run is not None:
-                    self._run.take_probe(self._probe)
+                    self._run.light.take_probe(self._probe)
 
         actions: dict[Path, Callable[[], None]] = {}
         if store is not None:
@@ -150,6 +168,8 @@ class EdgeService:
             return
         if self._run is not None:
             self._run.cancel()
+            if not self._run.ended:  # it may still write
+                self._kept = np.empty_like(self._kept)
             self._run = None
         self._armed_uid = self._final_uid = self._text = ""
         self._published = -1
@@ -157,7 +177,7 @@ class EdgeService:
         self._state = "idle"
         self._engine.between_runs()
         try:
-            self._run = LiveRun(message, self._engine, self._probe, self._bad_pixels, **self._memory)
+            self._run = LiveRun(message, self._engine, self._probe, self._bad_pixels, kept=self._kept, **self._ways)
         except ValueError as error:
             self._state = "failed"
             self.channels.refuse(f"run {message.run_uid}: {error}")
@@ -190,7 +210,7 @@ class EdgeService:
         positions_um = run.finish(positions)
         phase, coverage, canvas = run.image.final(positions_um)
         self._publish_images(run)
-        self.channels.publish_image("final", phase, canvas, self._attributes(run) | {"coverage_max": coverage.max()})
+        self.channels.publish_image("final", phase, canvas, image_attributes(run) | {"coverage_max": coverage.max()})
         self._state = "final"
         self._final_uid = positions.run_uid
         logger.info("run %s is final\n%s", positions.run_uid, run.account.as_text())
@@ -222,23 +242,11 @@ class EdgeService:
         self.channels.publish_stats(self._stats(run))
 
     def _publish_images(self, run: LiveRun) -> None:
-        with run.lock:
-            phase, coverage = run.image.snapshot()
-        attributes = self._attributes(run)
+        phase, coverage, arrivals_s = run.snapshot()
+        attributes = image_attributes(run)
         self.channels.publish_image("stitched", phase, run.image.canvas, attributes)
         self.channels.publish_image("coverage", coverage, run.image.canvas, attributes)
-
-    def _attributes(self, run: LiveRun) -> dict[str, Any]:
-        return {
-            "run_uid": run.message.run_uid,
-            "engine": self._engine.name,
-            "model_version": run.model_versions[-1] if run.model_versions else self._model[0],
-            "model_versions": ", ".join(run.model_versions),
-            "positions_source": run.positions_source,
-            "intensity_scale": run.intensity_scale,
-            "masked_fraction": run.masked_fraction,
-            "frames_stitched": run.image.patches,
-        }
+        run.note_published(arrivals_s)
 
     @property
     def _model(self) -> tuple[str, str]:
@@ -268,8 +276,9 @@ def serve(
     bad_pixels: np.ndarray | None = None,
     *,
     interface: str = "",
-    ring_bytes: int = 128 << 20,
-    kept_bytes: int = 512 << 20,
+    kept_bytes: int = KEPT_BYTES,
+    newest_wins: bool = False,
+    engine_core: int | None = None,
     prepare: Callable[[EdgeService], None] = lambda service: None,
     stop: threading.Event | None = None,
     on_ready: Callable[[], None] | None = None,
@@ -278,7 +287,7 @@ def serve(
 
     Parameters
     ----------
-    prefix, engine, probe, bad_pixels, ring_bytes, kept_bytes
+    prefix, engine, probe, bad_pixels, kept_bytes, newest_wins, engine_core
         As for `EdgeService`.
     interface : str
         Address of the one network interface to bind; "" is what ``EPICS_PVAS_INTF_ADDR_LIST`` says, or else loopback.
@@ -293,7 +302,8 @@ def serve(
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-    service = EdgeService(prefix, engine, probe, bad_pixels, ring_bytes=ring_bytes, kept_bytes=kept_bytes)
+    ways = {"kept_bytes": kept_bytes, "newest_wins": newest_wins, "engine_core": engine_core}
+    service = EdgeService(prefix, engine, probe, bad_pixels, **ways)
     prepare(service)
     if on_ready is not None:
         on_ready()

@@ -1,4 +1,4 @@
-"""What the channel `stats` says of a run."""
+"""What the channels say of a run."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def run_stats(run: LiveRun, state: str, text: str) -> dict[str, Any]:
     intake, account = run.intake, run.account
     ring = intake.ring
     final = state == "final"
-    text = text or run.message_text or intake.problem
+    text = text or run.message_text or run.light.message_text or intake.problem
     if state == "idle":
         text = text or f"waiting for the image channel {run.message.image_channel}"
     if intake.overruns:
@@ -40,11 +40,26 @@ def run_stats(run: LiveRun, state: str, text: str) -> dict[str, Any]:
         "pairing": f"doubtful: {intake.pairing.doubt}" if intake.pairing.doubt else "ok",
         "queue_used": intake.queue_used,
         "queue_size": ring.size if ring is not None else 0,
-        "intensity_scale": run.intensity_scale,
+        "intensity_scale": run.light.intensity_scale,
         "masked_fraction": run.masked_fraction,
         "positions_source": run.positions_source,
-        "probe_swaps": run.probe_swaps,
+        "probe_swaps": run.light.probe_swaps,
         "message": text,
+    }
+
+
+def image_attributes(run: LiveRun) -> dict[str, Any]:
+    """What travels with the images of a run."""
+    card, versions = run.engine.card, run.model_versions
+    return {
+        "run_uid": run.message.run_uid,
+        "engine": run.engine.name,
+        "model_version": versions[-1] if versions else card.version if card else "",
+        "model_versions": ", ".join(versions),
+        "positions_source": run.positions_source,
+        "intensity_scale": run.light.intensity_scale,
+        "masked_fraction": run.masked_fraction,
+        "frames_stitched": run.image.patches,
     }
 
 

@@ -70,7 +70,9 @@ class _Network:
             shape = [self.batch, wanted.channels, wanted.side_px, wanted.side_px]
             graph.reshape(shape)
             wanted.refuse_output(who, _sides_of(graph.output(0)), self.batch)
-            options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+            # pinning would move the calling thread to a core of OpenVINO's choice
+            pinning = {"ENABLE_CPU_PINNING": False}
+            options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, **pinning}
             if model.card.preparation == "counts":  # else bfloat16 where the processor has it: too coarse for counts
                 options["INFERENCE_PRECISION_HINT"] = "f32"
             compiled = core.compile_model(graph, "CPU", options)

@@ -70,3 +70,30 @@ def test_a_patch_that_is_replaced_leaves_no_trace(scan, rng):
     image = image_of(planned_um, first, range(4, 20))
     image.replace(np.arange(6), patches[:6])  # of which 0 to 3 never came
     np.testing.assert_array_equal(image.snapshot(), image_of(planned_um, patches, range(4, 20)).snapshot())
+
+
+def test_a_row_given_to_another_trigger_is_not_replaced(scan, rng):
+    planned_um, patches = scan
+    image = image_of(planned_um, patches, range(12))
+    image.withdraw(8)
+    image.add(np.arange(8, 12), np.arange(16, 20), patches[16:20])
+    image.replace(np.arange(6, 12), patches[6:12] + 1)
+    expected = image_of(planned_um, patches, [*range(8), *range(16, 20)])
+    expected.replace(np.arange(6, 8), patches[6:8] + 1)
+    np.testing.assert_array_equal(image.snapshot(), expected.snapshot())
+
+
+def test_memory_is_used_again_and_touching_it_changes_nothing(scan):
+    planned_um, patches = scan
+    memory = np.full(10 * PX * PX + 7, np.nan, np.float32)
+    for _ in range(2):
+        image = LiveImage(Canvas.covering(planned_um, 0.1, PX, 0.3), np.ones((PX, PX)), planned_um, memory)
+        assert image.touch(4)
+        image.add(np.arange(8), np.arange(8), patches[:8])
+        assert image.touch(4)
+        assert not image.touch(4)
+        image.add(np.arange(8, 20), np.arange(8, 20), patches[8:])
+        assert image.loose_patches == 10
+        np.testing.assert_array_equal(
+            image.final(planned_um)[0], image_of(planned_um, patches, range(20)).snapshot()[0]
+        )

@@ -246,7 +246,7 @@ def client() -> None:
             answer = do(json.loads(line))
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer, default=np.ndarray.tolist), flush=True)
 
 
 if __name__ == "__main__":
