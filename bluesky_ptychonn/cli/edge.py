@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
+    import importlib
     import signal
     import threading
 
@@ -48,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
         raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
     probe_file = settings.probe.file
     probe = load_probe(probe_file, settings.geometry.frame_px)
+    if settings.geometry.binning > 1:
+        importlib.import_module("bluesky_ptychonn.core.binning")  # compiles now, and not when the first run comes
     bad_pixels = settings.geometry.bad_pixels_file
     engine = engine_of(settings, options.engine, options.model)
     stop = threading.Event()

@@ -18,6 +18,7 @@ from bluesky_ptychonn.edge.cores import leave_core
 from bluesky_ptychonn.edge.live_run import LiveRun
 from bluesky_ptychonn.edge.stats import image_attributes, run_stats
 from bluesky_ptychonn.edge.swap import EngineSlot, Watch, follow_store, warm_up
+from bluesky_ptychonn.io import codecs
 from bluesky_ptychonn.io.edge_channels import STATS, PositionsMessage, RunMessage, blank
 from bluesky_ptychonn.io.model_store import CURRENT
 
@@ -86,6 +87,7 @@ class EdgeService:
         self._patience_ends_s = 0.0
         self._next_image_s = 0.0
         warm_up(engine, self._probe)
+        codecs.warm_up()
         if engine_core is not None:
             leave_core(engine_core)  # before PVA starts its threads, which inherit it
         self.channels = EdgeChannels(prefix)

@@ -31,8 +31,8 @@ def frame_identity(update: Any, clock: str) -> tuple[int, float]:
         ``dataTimeStamp`` is the array's own time, which the driver takes from the detector where it can;
         ``timeStamp`` is when the IOC handled it.
     """
-    stamp = update["dataTimeStamp" if clock == "detector" else "timeStamp"]
-    return update["uniqueId"], stamp["secondsPastEpoch"] + 1e-9 * stamp["nanoseconds"]
+    stamp = update.getStructure("dataTimeStamp" if clock == "detector" else "timeStamp")
+    return update.getInt("uniqueId"), stamp["secondsPastEpoch"] + 1e-9 * stamp["nanoseconds"]
 
 
 def frame_counts(update: Any, shape: tuple[int, int]) -> np.ndarray:
@@ -47,7 +47,7 @@ def frame_counts(update: Any, shape: tuple[int, int]) -> np.ndarray:
     """
     name = update.getSelectedUnionFieldName()
     if name in FRAME_FIELDS:
-        counts = update["value"][0][name]
+        counts = update.getUnion("value").getScalarArray(name)
     elif name in BYTE_FIELDS and (codec := update["codec.name"]):
         counts = _decompressed(update, update["value"][0][name], codec, shape[0] * shape[1])
     else:

@@ -1,5 +1,7 @@
 """The PVA side of the detector: ``Pva1:Image`` and two counters, as NDPva and QSRV serve them."""
 
+import numpy as np
+
 from bluesky_ptychonn.io.ntndarray import set_frame
 from bluesky_ptychonn.simulation.names import DETECTOR
 from bluesky_ptychonn.simulation.writer import Frame
@@ -25,6 +27,7 @@ class ImageServer:
         self._pva = pvaccess
         self._codec = codec
         self._server = None
+        self._plain, self._field = np.dtype(np.void), ""
         self._image = pvaccess.NtNdArray()
         self._image["dimension"] = [
             {"size": size, "offset": 0, "fullSize": size, "binning": 1, "reverse": False} for size in shape[::-1]
@@ -44,7 +47,11 @@ class ImageServer:
             return
         image = self._image
         image["uniqueId"] = frame.unique_id
-        set_frame(image, frame.data, self._codec)
+        if self._codec == "none" and frame.data.dtype == self._plain:  # all but the value is there
+            image["value"] = {self._field: np.ascontiguousarray(frame.data).ravel()}
+        else:
+            set_frame(image, frame.data, self._codec)
+            self._plain, self._field = frame.data.dtype, image.getSelectedUnionFieldName()
         image["timeStamp"] = _time_stamp(frame.epics_time_s)
         image["dataTimeStamp"] = _time_stamp(frame.time_s)
         self._server.update(IMAGE, image)
