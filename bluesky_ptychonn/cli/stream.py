@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ def stream_frames(
     fps: float,
     *,
     detector: "Detector | None" = None,
+    file_directory: Path | None = None,
     pixel_size_um: float | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
@@ -38,6 +40,8 @@ def stream_frames(
         Frames per second.
     detector : Detector, optional
         What sends the frames; the detector IOC of the settings without it.
+    file_directory : Path, optional
+        Where that IOC is to write the frames, as HDF5; without it, it writes none.
     pixel_size_um : float, optional
         Object pixel; without it, the one of the settings' geometry. Expressed to the edge as a distance.
     progress : callable
@@ -60,7 +64,8 @@ def stream_frames(
     distance_m = geometry.distance_m
     if pixel_size_um is not None:
         distance_m *= pixel_size_um / geometry.optics.pixel_size_um
-    detector = detector or _Detector(settings.beamline.detector_prefix, settings.beamline.shutter_pv)
+    beamline = settings.beamline
+    detector = detector or _Detector(beamline.detector_prefix, beamline.shutter_pv, file_directory)
     uid, token = str(uuid.uuid4()), uuid.uuid4().hex
     stats = PvaChannel(f"{prefix}stats")
     try:
@@ -174,10 +179,10 @@ class Detector(Protocol):
 class _Detector:
     """The few records of a free-running series, and the shutter."""
 
-    def __init__(self, prefix: str, shutter_pv: str) -> None:
+    def __init__(self, prefix: str, shutter_pv: str, file_directory: Path | None) -> None:
         import epics
 
-        self._prefix, self._shutter_pv = prefix, shutter_pv
+        self._prefix, self._shutter_pv, self._file_directory = prefix, shutter_pv, file_directory
         self._epics = epics
 
     def _get(self, name: str, **kwargs: Any) -> Any:
@@ -210,9 +215,25 @@ class _Detector:
             "cam1:ArrayCounter": 0,
         }.items():
             self._put(name, value)
+        if self._file_directory is not None:
+            self._write_files(frames)
         self._lost_before = self.lost()
         if not self._move_shutter("Open"):
             raise TimeoutError(f"the shutter {self._shutter_pv} does not open; check beamline.shutter_pv")
+
+    def _write_files(self, frames: int) -> None:
+        for name, value in {
+            "HDF1:EnableCallbacks": "Enable",
+            "HDF1:FilePath": str(self._file_directory),
+            "HDF1:FileName": "bench",
+            "HDF1:FileTemplate": "%s%s_%6.6d.h5",
+            "HDF1:AutoIncrement": "Yes",
+            "HDF1:LazyOpen": "Yes",
+            "HDF1:QueueSize": 2000,
+            "HDF1:NumCapture": frames,
+            "HDF1:Capture": 1,
+        }.items():
+            self._put(name, value)
 
     def acquire(self) -> None:
         """Start the series."""
