@@ -12,6 +12,7 @@ COMMANDS = {
     "shell": "IPython on the simulated beamline: RE, devices, spiral_ptycho_scan, cat",
     "beamline": "start, stop or look at the simulated beamline (real EPICS servers on loopback)",
     "edge": "the streaming service: frames in, stitched phase out",
+    "gather": "the same in several processes: one image of what pvapy's consumers stitch",
     "view": "a window on the stitched image",
     "catalog": "the embedded Tiled catalog; send backed-up runs to it",
     "reconstruct": "phase retrieval of a run or file: object, probe, and whether to believe them",

@@ -1,0 +1,73 @@
+"""The edge in several processes: gather what pvapy's consumers stitch into one image.
+
+For detectors that send more frames than one process can take. To the beamline this is an edge: the same channels, the
+same run messages. The frames go to consumers, which pvapy starts; their command is said at the start. Each is given its
+share by the distributor of the image's PVA server.
+
+Ctrl-C ends it; scans go on and are recorded without it.
+"""
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from bluesky_ptychonn.cli.settings import add_settings_option
+
+MOST = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_settings_option(parser)
+    parser.add_argument("--consumers", type=int, required=True, metavar="N", help="how many share the frames")
+    parser.add_argument("--interface", default="", metavar="ADDRESS", help="address to bind; default: loopback")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    import numpy as np
+
+    from bluesky_ptychonn.cli.consumer import compile_binning
+    from bluesky_ptychonn.cli.edge import load_probe
+    from bluesky_ptychonn.cli.main import Problem
+    from bluesky_ptychonn.config import load_settings
+    from bluesky_ptychonn.edge.gather import gather
+
+    if not 1 <= options.consumers <= MOST:
+        raise ValueError(f"--consumers {options.consumers}; allowed is 1 to {MOST}")
+    settings = load_settings(options.settings)
+    settings.apply_epics_environment()
+    compile_binning(settings)
+    probe_file, bad_pixels = settings.probe.file, settings.geometry.bad_pixels_file
+    if probe_file is None:
+        raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
+
+    def ready() -> None:
+        print(f"gatherer {settings.edge.prefix} serves; its consumers are started by", flush=True)
+        print(shlex.join(consumer_command(settings, options.consumers, options.settings)), flush=True)
+
+    gather(
+        settings.edge.prefix,
+        options.consumers,
+        lambda: load_probe(probe_file, settings.geometry.frame_px),
+        np.load(bad_pixels).astype(bool) if bad_pixels else None,
+        interface=options.interface,
+        on_ready=ready,
+    )
+    return 0
+
+
+def consumer_command(settings: Any, consumers: int, settings_file: Any = None) -> list[str]:
+    """Command line that starts the consumers of these settings."""
+    arguments = {"settings": str(settings_file)} if settings_file else {}
+    shared = ["--distributor-group", "ptychonn", "--distributor-trigger", "uniqueId", "--distributor-updates", "1"]
+    return [
+        *("pvapy-hpc-consumer", "--n-consumers", str(consumers)),
+        *("--input-channel", f"{settings.beamline.detector_prefix}Pva1:Image"),
+        *("--output-channel", f"{settings.edge.prefix}share:*"),
+        *("--processor-class", "bluesky_ptychonn.cli.consumer.PtychoProcessor"),
+        *("--processor-args", json.dumps(arguments)),
+        *(shared if consumers > 1 else []),
+        *("--server-queue-size", "1000", "--skip-initial-updates", "0", "--disable-curses"),
+    ]
