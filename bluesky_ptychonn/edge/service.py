@@ -23,7 +23,7 @@ from bluesky_ptychonn.io.edge_channels import STATS, PositionsMessage, RunMessag
 from bluesky_ptychonn.io.model_store import CURRENT
 
 logger = logging.getLogger(__name__)
-STATS_PERIOD_S = 0.1
+STATS_PERIOD_S = 0.08
 LOOK_S = 0.02
 ABANDONED_S = 60.0
 """After so long without a frame anybody may replace a run."""
