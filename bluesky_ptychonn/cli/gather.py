@@ -43,6 +43,9 @@ def run(options: argparse.Namespace) -> int:
     if probe_file is None:
         raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
 
+    if settings.edge.newest_wins or settings.edge.engine_core is not None:
+        raise Problem("edge.newest_wins and edge.engine_core are for the edge in one process; leave them out here")
+
     def ready() -> None:
         print(f"gatherer {settings.edge.prefix} serves; its consumers are started by", flush=True)
         print(shlex.join(consumer_command(settings, options.consumers, options.settings)), flush=True)

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 
 from bluesky_ptychonn.core.optics import far_field, near_field
-from bluesky_ptychonn.core.strip_steps import StripMemory, images_are_whole, lift_in_strips, planes
+from bluesky_ptychonn.core.strip_steps import StripMemory, images_are_whole, lift_in_strips, planes, refuse_out
 from bluesky_ptychonn.core.strips import fits, twiddles
 
 REGULARISATION = 0.1
@@ -122,6 +122,7 @@ class FastLift:
             raise ValueError(f"patterns are {patterns.dtype}; they must be unsigned integer counts")
         if out is None:
             out = np.empty((len(patterns), 2, self.patch_px, self.patch_px), np.float32)
+        refuse_out(out, (len(patterns), 2, self.patch_px, self.patch_px))
         missing = patterns.dtype.type(np.iinfo(patterns.dtype).max)
         if (memory := self._memory) is not None and images_are_whole(out):
             ways = self._amplitude, self._phase_planes, self._inverse_planes, self._factors

@@ -181,16 +181,19 @@ def counts_of(patterns: np.ndarray, unit_probe: np.ndarray) -> float:
     float
         Median over frames of measured over modelled power on the measured pixels. 0 if there is no light.
     """
+    counts = counts_of_each(patterns, unit_probe)
+    return float(np.median(counts[np.isfinite(counts)])) if np.isfinite(counts).any() else 0.0
+
+
+def counts_of_each(patterns: np.ndarray, unit_probe: np.ndarray) -> np.ndarray:
+    """Measured over modelled power of each pattern (B,) on its measured pixels, as in `counts_of`; NaN if it has few."""
     patterns = np.asarray(patterns)
     model = np.abs(far_field(unit_probe)) ** 2
     model = model / model.sum(dtype=np.float64)
     valid = patterns != np.iinfo(patterns.dtype).max
     measured = np.sum(patterns, axis=(1, 2), dtype=np.float64, where=valid)
     modelled = np.sum(np.broadcast_to(model, patterns.shape), axis=(1, 2), dtype=np.float64, where=valid)
-    seen = modelled > 1e-3
-    if not seen.any():
-        return 0.0
-    return float(np.median(measured[seen] / modelled[seen]))
+    return np.divide(measured, modelled, out=np.full(len(patterns), np.nan), where=modelled > 1e-3)
 
 
 def measured_probe(unit_probe: np.ndarray, patterns: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import scipy.fft
 
 from bluesky_ptychonn.core.lift import inverse_probe
 from bluesky_ptychonn.core.optics import far_field, near_field
-from bluesky_ptychonn.core.strip_steps import StripMemory, images_are_whole, planes, project_in_strips
+from bluesky_ptychonn.core.strip_steps import StripMemory, images_are_whole, planes, project_in_strips, refuse_out
 from bluesky_ptychonn.core.strips import fits, twiddles
 from bluesky_ptychonn.core.transmission import transmission
 
@@ -166,6 +166,7 @@ class FastProjection:
             )
         if out is None:
             out = np.empty((frames, 2, h, h), np.float32)
+        refuse_out(out, (frames, 2, h, h))
         missing = patterns.dtype.type(np.iinfo(patterns.dtype).max)
         if (memory := self._memory) is not None and images_are_whole(estimate) and images_are_whole(out):
             ways = self._start_planes, self._inverse_planes, estimate, self._factors

@@ -22,6 +22,12 @@ def images_are_whole(images: np.ndarray) -> bool:
     return images.dtype == np.float32 and images.strides[-2:] == (4 * images.shape[-1], 4)
 
 
+def refuse_out(out: np.ndarray, shape: tuple[int, ...]) -> None:
+    """`ValueError` unless one may write images of this shape: the kernels do not look, and would write elsewhere."""
+    if out.shape != shape or not out.flags.writeable:
+        raise ValueError(f"out has shape {out.shape}, writeable = {out.flags.writeable}; give {shape}, writeable")
+
+
 class StripMemory:
     """What the kernels write in between, made once; one frame at a time can use it.
 

@@ -139,7 +139,7 @@ class Consumer:
         if wanted is None or wanted is self._followed:
             return
         self._followed = wanted
-        if self._run is not None and wanted.run_uid == self._run.message.run_uid:
+        if self._run is not None and self._run.goes_on_with(wanted):
             self._run.follow(wanted)
             return
         self._run, self._refused = None, {}

@@ -1,10 +1,11 @@
 """A core of the processor for inference alone."""
 
+import contextlib
 import os
 
 
 def leave_core(core: int) -> None:
-    """Keep this thread, and all that it starts from now on, off a core.
+    """Keep the threads of this process, and all that they start from now on, off a core.
 
     Raises
     ------
@@ -16,4 +17,6 @@ def leave_core(core: int) -> None:
         raise ValueError(
             f"engine_core = {core}: this process may run on cores {sorted(allowed)}; name one of two or more, or none"
         )
-    os.sched_setaffinity(0, allowed - {core})
+    for thread in os.listdir("/proc/self/task"):  # libraries have some by now, which would compile models there
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), allowed - {core})

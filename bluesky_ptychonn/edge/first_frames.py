@@ -82,7 +82,7 @@ class FirstFrames:
             if counts_of(pattern, self._unit_probe) < 1:
                 self.problem = self.problem or "frames are dark: is the shutter open?"
                 return
-        except ValueError as error:  # in a thread of PVA: the consumers count such frames
+        except Exception as error:  # in a thread of PVA: the consumers count such frames
             self.problem = str(error)
             return
         with self._lock:

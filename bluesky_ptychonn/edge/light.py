@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, measured_probe
+from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, counts_of_each, measured_probe, with_counts
 from bluesky_ptychonn.core.protocols import Engine
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,12 @@ class Light:
             self._set_scale(patterns)
         if self._settled:
             return None
+        lit = counts_of_each(patterns, self._probe) >= self.intensity_scale / SCALE_FACTOR
+        if not lit.any():
+            if not self._early:  # another probe came in the dark: until there is light, with the counts of before
+                self._engine.set_probe(with_counts(self._probe, self.intensity_scale))
+            return None
+        indices, patterns = indices[lit], patterns[lit]
         before = sum(len(part) for part, _ in self._early)
         count = before + len(patterns)
         self._early.append((indices.copy(), patterns))

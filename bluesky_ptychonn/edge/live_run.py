@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 LATENCY_BOUND_S = 0.02
 """A batch leaves after this, however short."""
 WARM_UP_FRAMES = 64
+END_S = 30.0
+"""So long may the frames that wait at the end of a run take, and then the batch under way."""
 QUIET_S = 0.3
 """No frame for so long after the end of a run: none is under way."""
 LARGEST_MARGIN_PX = 16
@@ -199,6 +201,12 @@ class LiveRun:
     def finish(self, positions: PositionsMessage) -> np.ndarray:
         """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""
         self._end()
+        if not self.ended:  # its engine is for one thread at a time
+            self._cancelled = True
+            self._worker.join(END_S)
+            if not self.ended:
+                raise RuntimeError(f"the engine has been busy with one batch for {END_S:g} s; start the edge anew")
+            self._shed += self.intake.queue_used
         if anew := self.light.settle():
             self.hurry.owe(*anew)
         while self._better(all_of_it=True):
@@ -248,7 +256,7 @@ class LiveRun:
     def _end(self) -> None:
         self.intake.close()
         self._stop.set()
-        self._worker.join(30)
+        self._worker.join(END_S)
 
     @property
     def ended(self) -> bool:

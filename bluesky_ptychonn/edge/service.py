@@ -82,7 +82,7 @@ class EdgeService:
         self._run: LiveRun | None = None
         self._state = "idle"
         self._armed_uid = self._final_uid = self._text = ""
-        self._published = -1
+        self._published: tuple[int, ...] = ()
         self._positions: PositionsMessage | None = None
         self._patience_ends_s = 0.0
         self._next_image_s = 0.0
@@ -143,8 +143,8 @@ class EdgeService:
         def take_probe() -> None:
             if read_probe is not None:
                 self._probe = np.asarray(read_probe(), np.complex64)
-                if self._run is not None:
-                    self._run.light.take_probe(self._probe)
+                if (run := self._run) is not None:
+                    run.light.take_probe(self._probe)
 
         actions: dict[Path, Callable[[], None]] = {}
         if store is not None:
@@ -174,16 +174,19 @@ class EdgeService:
                 self._kept = np.empty_like(self._kept)
             self._run = None
         self._armed_uid = self._final_uid = self._text = ""
-        self._published = -1
+        self._published = ()
         self._positions = None
         self._state = "idle"
         self._engine.between_runs()
+        probe = self._probe
         try:
-            self._run = LiveRun(message, self._engine, self._probe, self._bad_pixels, kept=self._kept, **self._ways)
+            self._run = LiveRun(message, self._engine, probe, self._bad_pixels, kept=self._kept, **self._ways)
         except ValueError as error:
             self._state = "failed"
             self.channels.refuse(f"run {message.run_uid}: {error}")
             return
+        if self._probe is not probe:  # the watch has read another one meanwhile
+            self._run.light.take_probe(self._probe)
         logger.info("run %s: %d frames from %s", message.run_uid, message.frames, message.image_channel)
 
     def _give_up(self, error: Exception) -> None:
@@ -234,7 +237,7 @@ class EdgeService:
     def _publish(self) -> None:
         run, now = self._run, time.monotonic()
         if run is not None and self._state == "running" and now >= self._next_image_s:
-            changed = run.image.patches + run.withdrawn
+            changed = run.image.patches, run.withdrawn, run.hurry.guessed
             if changed != self._published:
                 self._published = changed
                 self._publish_images(run)

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.optics import counts_of
 from bluesky_ptychonn.core.pairing import UNPAIRED
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.edge.checks import check_run
 from bluesky_ptychonn.edge.latency import Latencies
-from bluesky_ptychonn.edge.light import SCALE_FACTOR
+from bluesky_ptychonn.edge.light import SCALE_FACTOR, DarkError
 from bluesky_ptychonn.edge.partial import PartialImage
 from bluesky_ptychonn.edge.ring import FrameRing
+from bluesky_ptychonn.io.edge_channels import RUN
 from bluesky_ptychonn.io.ntndarray import frame_counts, frame_identity
-from bluesky_ptychonn.io.share_channels import Task
+from bluesky_ptychonn.io.share_channels import PHASES, Task
 
 logger = logging.getLogger(__name__)
 LATENCY_BOUND_S = 0.02
@@ -82,6 +84,7 @@ class ShareRun:
         self._lock = threading.Lock()
         self._early: list[tuple[np.ndarray, np.ndarray]] = []
         self._probe: np.ndarray | None = None
+        self._lit = False
         self._final = False
         self._text = ""
         self._model_versions: list[str] = []
@@ -113,7 +116,7 @@ class ShareRun:
                 self._ring = FrameRing(size, message.frame_shape, frame.dtype)
             if frame.dtype != self._ring.dtype:
                 raise ValueError(f"frames changed from {self._ring.dtype} to {frame.dtype}")
-        except (ValueError, ImportError) as error:
+        except Exception as error:  # pvapy's own among them, where a field is missing
             self._text = str(error)
             self._spoil("rejected", unique_id)
             return
@@ -134,6 +137,12 @@ class ShareRun:
         with self._lock:
             self._spoiled.extend(unique_ids)
             self._counts[how] += len(unique_ids)
+
+    def goes_on_with(self, task: Task) -> bool:
+        """Whether a task is of this run; one that begins anew under the same uid, or with another plan, is not."""
+        if task.message is None or PHASES.index(task.phase) < PHASES.index(self.task.phase):
+            return False
+        return all(np.array_equal(getattr(task.message, name), getattr(self.message, name)) for name in RUN)
 
     def follow(self, task: Task) -> None:
         """Do what a newer task of the same run says."""
@@ -203,9 +212,15 @@ class ShareRun:
         ids, times_s = (np.array(kind[rows[0] : rows[-1] + 1]) for kind in (self._ids, self._times))
         try:
             if self._probe is None:
-                raise ValueError("no frame had light: is the shutter open?")
+                raise DarkError("no frame had light: is the shutter open?")
             patterns = self._frames.patterns(frames)
+            self._lit = self._lit or counts_of(patterns, self._probe) >= 1
+            if not self._lit:
+                raise DarkError("frames are dark: is the shutter open?")
             patches = self._engine.infer(patterns)
+        except DarkError as error:
+            self._text = str(error)
+            self._spoil("rejected", *ids.tolist())
         except Exception as error:
             logger.exception("the engine failed on a batch")
             self._text = f"the engine failed: {error}"

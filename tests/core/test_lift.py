@@ -7,6 +7,9 @@ from bluesky_ptychonn.core.optics import Geometry, far_field, intensities, with_
 PROBE = with_counts(zone_plate_probe(Geometry(), astigmatism_um=20.0), 1e5)
 
 
+READ_ONLY = np.broadcast_to(np.float32(0), (1, 2, 64, 64))
+
+
 @pytest.fixture(scope="module")
 def patterns():
     rng = np.random.default_rng(4)
@@ -78,6 +81,8 @@ def test_pixels_without_data_say_nothing(patterns):
         (lambda: FastLift(np.ones((16, 16)), 18), "at most 16"),
         (lambda: FastLift(PROBE)(np.zeros((1, 64, 64), np.uint16)), "asks for"),
         (lambda: FastLift(PROBE)(np.zeros((1, 128, 128), np.float32)), "unsigned"),
+        (lambda: FastLift(PROBE, 64)(np.zeros((2, 128, 128), "u2"), np.zeros((1, 2, 64, 64), "f4")), "out has shape"),
+        (lambda: FastLift(PROBE, 64)(np.zeros((1, 128, 128), "u2"), READ_ONLY), "writeable = False"),
     ],
 )
 def test_impossible_values_are_refused(call, message):

@@ -8,6 +8,7 @@ from bluesky_ptychonn.core.projection import FastProjection, light, project
 from bluesky_ptychonn.core.transmission import LARGEST_LOG, transmission
 
 GEOMETRY = Geometry()
+FLAT = np.zeros((1, 2, 80, 80), np.float32)
 PROBE = with_counts(zone_plate_probe(GEOMETRY, astigmatism_um=20.0), 1e6)
 
 
@@ -116,6 +117,7 @@ def test_light_is_zero_in_the_dark_and_one_at_a_thousand_photons():
         (lambda: FastProjection(PROBE, 80)(np.zeros((1, 64, 64), np.uint16), np.zeros((1, 2, 80, 80), "f4")), "asks"),
         (lambda: FastProjection(PROBE, 80)(np.zeros((1, 128, 128), np.uint16), np.zeros((2, 2, 80, 80), "f4")), "asks"),
         (lambda: FastProjection(PROBE, 80)(np.zeros((1, 128, 128)), np.zeros((1, 2, 80, 80), "f4")), "unsigned"),
+        (lambda: FastProjection(PROBE, 80)(np.zeros((1, 128, 128), "u2"), FLAT, FLAT[:, :, :64]), "out has shape"),
         (lambda: FastProjection(PROBE, 80)(np.zeros((1, 128, 128), np.uint16), np.zeros((1, 2, 80, 80))), "float32"),
     ],
 )

@@ -63,3 +63,28 @@ def test_another_probe_is_measured_anew(rng):
     assert light.see(np.arange(8), frames(rng, 8)) is None
     assert light.probe_swaps == 1
     assert engine.counts[-1] == pytest.approx(1e5, rel=0.01)
+
+
+def test_frames_without_beam_say_nothing_of_the_probe(rng):
+    """A run whose beam is lost after its first frame is measured by that frame."""
+    engine = Engine()
+    light = Light(engine, PROBE)
+    light.see(np.arange(1), frames(rng, 1))
+    light.see(np.arange(1, 9), np.zeros((8, 128, 128), np.uint16))
+    indices, patterns = light.settle()
+    assert indices.tolist() == [0]
+    assert len(patterns) == 1
+    assert light.intensity_scale == pytest.approx(1e5, rel=0.02)
+    assert engine.counts == pytest.approx([1e5] * len(engine.counts), rel=0.02)
+
+
+def test_a_probe_that_comes_in_the_dark_has_the_counts_of_before(rng):
+    engine = Engine()
+    light = Light(engine, PROBE)
+    light.see(np.arange(8), frames(rng, 8))
+    light.take_probe(7 * PROBE)
+    light.see(np.arange(8, 16), np.zeros((8, 128, 128), np.uint16))
+    assert len(engine.counts) == 2
+    assert engine.counts[-1] == pytest.approx(1e5, rel=0.01)
+    light.see(np.arange(16, 24), frames(rng, 8, counts=5e4))
+    assert engine.counts[-1] == pytest.approx(5e4, rel=0.01)
