@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
     from bluesky_ptychonn.cli.main import Problem
     from bluesky_ptychonn.config import load_settings
-    from bluesky_ptychonn.edge.service import EdgeService, serve
+    from bluesky_ptychonn.edge.service import EdgeService
+    from bluesky_ptychonn.edge.serving import serve
     from bluesky_ptychonn.edge.swap import is_store
 
     settings = load_settings(options.settings)

@@ -186,7 +186,7 @@ def counts_of(patterns: np.ndarray, unit_probe: np.ndarray) -> float:
 
 
 def counts_of_each(patterns: np.ndarray, unit_probe: np.ndarray) -> np.ndarray:
-    """Measured over modelled power of each pattern (B,) on its measured pixels, as in `counts_of`; NaN if it has few."""
+    """Measured over modelled power of each pattern (B,) on its measured pixels, as in `counts_of`; NaN without any."""
     patterns = np.asarray(patterns)
     model = np.abs(far_field(unit_probe)) ** 2
     model = model / model.sum(dtype=np.float64)

@@ -1,5 +1,7 @@
 """How long frames take: a histogram, so that a run of any length needs no more memory."""
 
+from typing import Any
+
 import numpy as np
 
 EDGES_MS = 0.1 * 10 ** (np.arange(121) / 20)
@@ -46,3 +48,13 @@ class Latencies:
         if len(self._first) < 2 * self._warm_up:
             return float(self._first[len(self._first) // 2 :].max(initial=0.0))
         return self._largest_ms
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """What `stats` says of them."""
+        p50, p99 = self.percentiles_ms(50, 99)
+        return {
+            f"{name}_ms_p50": p50,
+            f"{name}_ms_p99": p99,
+            f"{name}_ms_max": self.max_ms,
+            f"{name}_counts": self.counts.tolist(),
+        }

@@ -285,21 +285,11 @@ class LiveRun:
         span_s = self.last_stitched_s - self.intake.first_arrival_s
         return {
             "fps": (done - 1) / span_s if span_s > 0 else 0.0,
-            **_latency_figures("latency", self._stitched),
-            **_latency_figures("published", self._published),
+            **self._stitched.figures("latency"),
+            **self._published.figures("published"),
             "gap_ms_max": 1e3 * self._longest_gap_s,
             "cpu_us_per_frame": 1e6 * (self._cpu_s[1] - self._cpu_s[0]) / done,
         }
-
-
-def _latency_figures(name: str, latencies: Latencies) -> dict[str, Any]:
-    p50, p99 = latencies.percentiles_ms(50, 99)
-    return {
-        f"{name}_ms_p50": p50,
-        f"{name}_ms_p99": p99,
-        f"{name}_ms_max": latencies.max_ms,
-        f"{name}_counts": latencies.counts.tolist(),
-    }
 
 
 def _known(count: int) -> int | None:

@@ -211,7 +211,7 @@ def source(pool_file: str) -> None:
 
 def edge(engine_name: str, probe_file: str) -> None:
     """Serve with an engine for tests, or a real one."""
-    from bluesky_ptychonn.edge.service import serve
+    from bluesky_ptychonn.edge.serving import serve
     from bluesky_ptychonn.engines.registry import open_engine
 
     fakes = {"stamp": StampEngine, "hurried": HurriedEngine}

@@ -278,7 +278,7 @@ def serve(settings_file: Path) -> None:
 
     settings = load_settings(settings_file)
     settings.apply_epics_environment()
-    from bluesky_ptychonn.edge import service
+    from bluesky_ptychonn.edge import serving
 
     frame_px = settings.geometry.frame_px
     row, column = (
@@ -286,7 +286,7 @@ def serve(settings_file: Path) -> None:
         for stamp, center in zip((0, 104), settings.geometry.beam_center_px, strict=True)
     )
     engine = StampEngine(frame_px, row, column)
-    service.serve(PREFIX, engine, flat_probe(frame_px), on_ready=lambda: print("ready", flush=True))
+    serving.serve(PREFIX, engine, flat_probe(frame_px), on_ready=lambda: print("ready", flush=True))
 
 
 if __name__ == "__main__":
