@@ -111,9 +111,16 @@ class Intake:
             self.rejected += 1
 
     def _pair(self, update: Any, arrival_s: float) -> None:
-        if self._closed.is_set() or not update.getSelectedUnionFieldName():
+        if self._closed.is_set():
             return
-        unique_id, time_s = frame_identity(update, self.message.clock)
+        try:
+            if not update.getSelectedUnionFieldName():
+                return
+            unique_id, time_s = frame_identity(update, self.message.clock)
+        except Exception as error:  # no image at all, so no frame of the run that could be rejected
+            self.pairing.foreign += 1
+            self.problem = f"{self.message.image_channel} sends what is no frame: {error}"
+            return
         with self.lock:
             index = self.pairing.add(unique_id, time_s, arrival_s)
             sequence = self.pairing.kept - 1
@@ -147,7 +154,7 @@ class Intake:
         asked_s = time.monotonic()
         try:
             lost = int(channel.get("value")["value"])
-        except (TimeoutError, KeyError, TypeError, ValueError):
+        except (TimeoutError, KeyError, TypeError, ValueError, OverflowError):  # also of an infinity
             return  # without a reading nothing is confirmed
         with self.lock:
             self.pairing.note_dropped(lost, asked_s)

@@ -89,6 +89,7 @@ class LiveRun:
         self.rejected = 0
         self.stitched_ever = 0
         self.last_stitched_s = 0.0
+        self._draining_s = 0.0
         self._longest_gap_s = 0.0
         self.account = FrameAccount(planned=message.frames)
         self._stitched, self._published = Latencies(WARM_UP_FRAMES), Latencies(WARM_UP_FRAMES)
@@ -196,7 +197,10 @@ class LiveRun:
         if self.intake.queue_used:
             return False
         expected = positions.triggered - max(0, positions.lost_in_detector) - max(0, positions.lost_in_plugin)
-        return 0 <= expected <= self.intake.pairing.received or time.monotonic() - self.intake.last_arrival_s > QUIET_S
+        if 0 <= expected <= self.intake.pairing.received:
+            return True
+        self._draining_s = self._draining_s or time.monotonic()  # they may overtake the first frames
+        return time.monotonic() - max(self._draining_s, self.intake.last_arrival_s) > QUIET_S
 
     def finish(self, positions: PositionsMessage) -> np.ndarray:
         """Take no more frames, judge the pairing, close the account; return the position (y, x) of each trigger, um."""

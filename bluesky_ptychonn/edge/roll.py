@@ -150,7 +150,7 @@ class FrameRoll:
         asked_s = time.monotonic()
         try:
             lost = int(channel.get("value")["value"])
-        except (TimeoutError, KeyError, TypeError, ValueError):
+        except (TimeoutError, KeyError, TypeError, ValueError, OverflowError):  # also of an infinity
             return  # without a reading nothing is confirmed
         with self.lock:
             self.pairing.note_dropped(lost, asked_s)

@@ -179,7 +179,7 @@ class EdgeService:
         probe = self._probe
         try:
             self._run = LiveRun(message, self._engine, probe, self._bad_pixels, kept=self._kept, **self._ways)
-        except ValueError as error:
+        except Exception as error:  # whatever is wrong with it, its sender hears of it
             self._state = "failed"
             self.channels.refuse(f"run {message.run_uid}: {error}")
             return
@@ -192,7 +192,10 @@ class EdgeService:
         self._state, self._positions = "failed", None
         self._text = f"this run failed at the edge, the next one can be taken: {error}"
         if self._run is not None:
-            self._run.cancel()
+            try:
+                self._run.cancel()
+            except Exception:  # what failed once may fail again
+                logger.exception("the run could not be ended either")
 
     def _may_replace(self, token: str) -> bool:
         own = self._run.message.token if self._run is not None else ""

@@ -45,19 +45,24 @@ def frame_counts(update: Any, shape: tuple[int, int]) -> np.ndarray:
     ImportError
         If the package of its codec is missing.
     """
-    name = update.getSelectedUnionFieldName()
-    if name in FRAME_FIELDS:
-        counts = update.getUnion("value").getScalarArray(name)
-    elif name in BYTE_FIELDS and (codec := update["codec.name"]):
-        counts = _decompressed(update, update["value"][0][name], codec, shape[0] * shape[1])
-    else:
+    name, codec = update.getSelectedUnionFieldName(), update.getString("codec.name")
+    if name not in (BYTE_FIELDS if codec else FRAME_FIELDS):
         raise ValueError(
             f"frames of type {name or 'nothing'}; they must be unsigned integers of 16 or 32 bits, as they are or "
             f"compressed ({', '.join(CODECS[1:])}); set the detector to more bits"
         )
+    sides = tuple(side["size"] for side in reversed(update.getStructureArray("dimension")))
+    if sides != tuple(shape):
+        raise ValueError(f"a frame of {_px(sides)} where {_px(shape)} were announced")
+    data = update.getUnion("value").getScalarArray(name)
+    counts = _decompressed(update, data, codec, shape[0] * shape[1]) if codec else data
     if counts.size != shape[0] * shape[1]:
-        raise ValueError(f"a frame of {counts.size} px where {shape[0]} x {shape[1]} px were announced")
+        raise ValueError(f"a frame of {counts.size} px where {_px(shape)} were announced")
     return counts.reshape(shape)
+
+
+def _px(sides: tuple[int, ...]) -> str:
+    return f"{' x '.join(map(str, sides))} px"
 
 
 def _decompressed(update: Any, data: np.ndarray, codec: str, pixels: int) -> np.ndarray:

@@ -130,6 +130,8 @@ class Link:
 class Monitor:
     """A pvapy channel for updates, of its own: nothing queued for an earlier one can come.
 
+    A lost channel is given up for a fresh one: pvapy's monitor of a server that ended in order never comes back.
+
     Parameters
     ----------
     name : str
@@ -148,26 +150,45 @@ class Monitor:
         request: str,
         on_connection: Callable[[bool], None] | None = None,
     ) -> None:
+        self._name, self._callback, self._request = name, callback, request
+        self._on_connection = on_connection
+        self._lost: list[Any] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._open()
+        threading.Thread(target=self._watch, name=f"watch {name}", daemon=True).start()
+
+    def _open(self) -> None:
         import pvaccess
 
-        self._relay = Relay(callback)
-        self.channel = pvaccess.Channel(name)
-        self.channel.monitor(self._relay, request)
-        self._closed = threading.Event()
-        if on_connection is not None:
-            threading.Thread(target=self._watch, args=(on_connection,), name=f"watch {name}", daemon=True).start()
+        self._relay = Relay(self._callback)
+        self.channel = pvaccess.Channel(self._name)
+        self.channel.monitor(self._relay, self._request)
 
-    def _watch(self, on_connection: Callable[[bool], None]) -> None:
+    def _watch(self) -> None:
         was = False
-        while not self._closed.is_set():
+        while not self._closed:
             now = bool(self.channel.isConnected())
             if now != was:
                 was = now
-                on_connection(now)
+                if self._on_connection is not None:
+                    self._on_connection(now)
+                if not now:
+                    self._renew()
             time.sleep(WATCH_S)
+
+    def _renew(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._relay.cut()
+            self.channel.stopMonitor()
+            self._lost.append(self.channel)  # destroying it would keep other threads waiting
+            self._open()
 
     def close(self) -> None:
         """Pass no more updates on."""
-        self._closed.set()
-        self._relay.cut()
-        self.channel.stopMonitor()
+        with self._lock:
+            self._closed = True
+            self._relay.cut()
+            self.channel.stopMonitor()

@@ -50,7 +50,9 @@ class Update(dict):
         counts[0] = stamp
         time = {"secondsPastEpoch": int(time_s), "nanoseconds": round(time_s % 1 * 1e9)}
         super().__init__(uniqueId=unique_id, dataTimeStamp=time, timeStamp=time, value=self, ushortValue=counts)
+        self |= {"codec.name": "", "dimension": [{"size": 16}] * 2}
         self.getInt = self.getStructure = self.getUnion = self.getScalarArray = self.__getitem__
+        self.getString = self.getStructureArray = self.__getitem__
 
     def getSelectedUnionFieldName(self):
         return "ushortValue"

@@ -7,10 +7,15 @@ from bluesky_ptychonn.io.ntndarray import frame_counts, frame_identity, make_ima
 pvaccess = pytest.importorskip("pvaccess")
 
 
+def dimension_of(shape):
+    return [{"size": n, "offset": 0, "fullSize": n, "binning": 1, "reverse": False} for n in shape[::-1]]
+
+
 def detector_update(frame, field="ushortValue"):
     update = pvaccess.NtNdArray()
     update["uniqueId"] = 41
     update["value"] = {field: frame.ravel()}
+    update["dimension"] = dimension_of(frame.shape)
     update["timeStamp"] = {"secondsPastEpoch": 100, "nanoseconds": 250_000_000, "userTag": 0}
     update["dataTimeStamp"] = {"secondsPastEpoch": 7, "nanoseconds": 500_000_000, "userTag": 0}
     return update
@@ -50,7 +55,9 @@ def test_counts_are_a_view_in_rows_and_columns(field, dtype):
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        (lambda: detector_update(np.zeros((2, 4), np.uint16)), "8 px where 2 x 3 px were announced"),
+        (lambda: detector_update(np.zeros((2, 4), np.uint16)), "2 x 4 px where 2 x 3 px were announced"),
+        (lambda: detector_update(np.zeros((3, 2), np.uint16)), "3 x 2 px where 2 x 3 px were announced"),
+        (lambda: detector_update(np.zeros(6, np.uint16)), "a frame of 6 px where 2 x 3 px were announced"),
         (lambda: detector_update(np.zeros((2, 3), np.uint8), "ubyteValue"), "type ubyteValue; .* 16 or 32 bits"),
         (lambda: detector_update(np.zeros((2, 3), np.float32), "floatValue"), "type floatValue"),
         (pvaccess.NtNdArray, "type nothing"),
@@ -63,6 +70,7 @@ def test_unusable_frames_are_refused(update, message):
 
 def compressed_update(frame, codec, /, **change):
     update = pvaccess.NtNdArray()
+    update["dimension"] = dimension_of(frame.shape)
     set_frame(update, frame, codec)
     for name, value in change.items():
         update[name] = value
@@ -145,7 +153,7 @@ def test_compressed_frames_that_contradict_themselves_are_refused(rng, change, m
 
 def test_a_codec_that_does_not_say_its_type_is_refused(rng):
     update = pvaccess.NtNdArray()
-    update["value"] = {"ubyteValue": np.zeros(9, np.uint8)}
+    update["value"], update["dimension"] = {"ubyteValue": np.zeros(9, np.uint8)}, dimension_of((2, 3))
     update["codec.name"] = "lz4"
     update["compressedSize"], update["uncompressedSize"] = 9, 12
     with pytest.raises(ValueError, match="12 bytes and type None"):

@@ -235,7 +235,7 @@ def test_frames_of_another_size_are_rejected_and_counted(small):
     arm(small, "size", frame_shape=[16, 20])
     stats = end(small, "size", small.call("source", **GIVEN))
     assert (stats["frames_rejected"], stats["frames_stitched"]) == (400, 0)
-    assert "256 px where 16 x 20 px were announced" in stats["message"]
+    assert "16 x 16 px where 16 x 20 px were announced" in stats["message"]
     assert stats["account"] == "closed"
 
 
