@@ -11,7 +11,7 @@ from bluesky_ptychonn.engines.cuda_buffers import open_cuda
 def cuda():
     try:
         return open_cuda()
-    except EngineUnavailable as error:
+    except (ImportError, EngineUnavailable) as error:
         pytest.skip(str(error))
 
 
