@@ -167,7 +167,7 @@ class EdgeService:
             )
             return
         if self._run is not None:
-            self._run.cancel()
+            self._cancel(self._run)
             if not self._run.ended:  # it may still write
                 self._kept = np.empty_like(self._kept)
             self._run = None
@@ -192,10 +192,13 @@ class EdgeService:
         self._state, self._positions = "failed", None
         self._text = f"this run failed at the edge, the next one can be taken: {error}"
         if self._run is not None:
-            try:
-                self._run.cancel()
-            except Exception:  # what failed once may fail again
-                logger.exception("the run could not be ended either")
+            self._cancel(self._run)
+
+    def _cancel(self, run: LiveRun) -> None:
+        try:
+            run.cancel()
+        except Exception:  # what failed once may fail again, and must not keep the next run out
+            logger.exception("the run could not be ended in order")
 
     def _may_replace(self, token: str) -> bool:
         own = self._run.message.token if self._run is not None else ""

@@ -11,6 +11,8 @@ from torture import DETECTOR, GEOMETRY, OK, PATCH_PX, PIXEL_UM, PLUGIN, UNSENT, 
 from torture_world import DARK, KEPT_PATCHES, ODD, POISON, SLOW, TortureWorld
 
 PATIENCE_S = 20.0
+QUIET_S = 0.3
+"""So long the edge waits for frames that are missing at the end."""
 NOT_SEEN = (UNSENT, DETECTOR, PLUGIN, WIRE, "bad empty")
 BRIDGED = 150
 """Triggers without a frame that the detector's clock bridges for sure."""
@@ -83,6 +85,7 @@ class Torturer:
         """After each run; see `TortureWorld.edge_memory_kib`."""
         self._refused = world.stats()["runs_refused"]
         self._under_way = False
+        self._ending_s = 0.0
 
     def torture(self, run: Run) -> None:
         """Do a run and check it.
@@ -98,7 +101,7 @@ class Torturer:
             law(not self.world.stats()["armed_uid"], "an image channel that is not there has armed the run")
         else:
             self._send(run, truth)
-        stats = self._end(run) if run.ends else self._leave(run, truth)
+        stats = self._end(run, truth) if run.ends else self._leave(run, truth)
         if run.ends or not run.hasty:
             check_account(run, truth, stats)
         if run.ends:
@@ -151,7 +154,7 @@ class Torturer:
                 self._put("positions", {**run.positions(), "token": ""}, {"values": {}, "types": {}})
             world.send("source", items=segment, **layout)
             if run.theme == "early":
-                self._put("positions", run.positions())
+                self._put_end(run)
             world.answer("source")
 
     def _restart(self, run: Run, truth: Truth) -> None:
@@ -159,17 +162,23 @@ class Torturer:
         self.world.restart_source(in_order=run.in_order)
         time.sleep(run.pause_s)
 
-    def _end(self, run: Run) -> dict[str, Any]:
+    def _end(self, run: Run, truth: Truth) -> dict[str, Any]:
         time.sleep(run.delay_s)
         if run.theme != "early":
-            self._put("positions", run.positions())
-        deadline = time.monotonic() + PATIENCE_S
+            self._put_end(run)
         while (stats := self.world.stats())["final_uid"] != run.uid:
             law(stats["state"] != "failed", f"the edge gave the run up: {stats['message']}")
-            law(time.monotonic() < deadline, f"not final in {PATIENCE_S} s: {stats}")
+            law(time.monotonic() < self._ending_s + PATIENCE_S, f"not final in {PATIENCE_S} s: {stats}")
             time.sleep(0.02)
         self._under_way = False
+        waited_s = time.monotonic() - self._ending_s
+        if run.theme == "early" and waited_s < QUIET_S:
+            law(stats["frames_received"] == truth.received, f"the edge waited {waited_s:.2f} s for the first frames")
         return stats
+
+    def _put_end(self, run: Run) -> None:
+        self._ending_s = time.monotonic()
+        self._put("positions", run.positions())
 
     def _leave(self, run: Run, truth: Truth) -> dict[str, Any]:
         """The run is never ended; if there is time, all its frames go somewhere."""
@@ -205,26 +214,27 @@ def check_account(run: Run, truth: Truth, stats: dict[str, Any]) -> None:
     if run.ends:
         law(went == counts["received"], f"{counts['received']} frames received, {went} accounted for: {stats}")
     law(counts["planned"] == run.frames, f"{counts['planned']} planned")
+    low = expected = truth.received if run.image_channel == IMAGE else 0
     if run.theme == "restart" and not truth.untouched(run):
         low = truth.received_before + (run.pause_s > 0 and truth.received > truth.received_before)
-        law(low <= counts["received"] <= truth.received, f"{counts['received']} received: {low} to {truth.received}")
-    else:
-        expected = 0 if run.image_channel != IMAGE else truth.received
-        law(counts["received"] == expected, f"{counts['received']} frames received, {expected} were sent")
-        foreign = truth.foreign if run.image_channel == IMAGE else counts["foreign"]
-        law(counts["foreign"] == foreign, f"{counts['foreign']} updates foreign, {foreign} were")
+    elif run.theme == "early":
+        low = truth.received_before
+    law(low <= counts["received"] <= expected, f"{counts['received']} frames received, {low} to {expected} came")
+    all_came = counts["received"] == expected and run.image_channel == IMAGE
+    if low == expected and all_came:
+        law(counts["foreign"] == truth.foreign, f"{counts['foreign']} updates foreign, {truth.foreign} were")
     if not run.ends:
         law(stats["account"].startswith("open"), f"the account of a run under way is {stats['account']}")
         return
     told = {"triggered": run.triggered, "lost_detector": run.lost_in_detector, "lost_plugin": run.lost_in_plugin}
     for name, count in told.items():
         law(counts[name] == max(-1, count), f"{counts[name]} {name}, {count} was told")
-    if counts["received"] == truth.received and run.image_channel == IMAGE:
+    if all_came:
         on_wire = max(0, truth.missing_ids - run.lost_in_plugin) if run.lost_in_plugin >= 0 else -1
         law(counts["lost_wire"] == on_wire, f"{counts['lost_wire']} lost on the wire, not {on_wire}")
     word, text = right_account(counts)
     law(stats["account"].split(";")[0] == word and text in stats["account"], f"{stats['account']!r}, not {word} {text}")
-    if truth.holds:
+    if truth.holds and all_came:
         law(stats["pairing"] == "ok" and not counts["unpaired"], f"in doubt without a reason: {stats}")
         most = truth.bad + 2 * truth.dark + 8 * bool(truth.dark) + 8 * truth.poisoned
         law(truth.bad <= counts["rejected"] <= most, f"{counts['rejected']} rejected, {truth.bad} to {most} were bad")
