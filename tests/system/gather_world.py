@@ -80,6 +80,7 @@ class GatherWorld(World):
                 stderr=log,
                 env=self._env,
                 start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
         self._groups.append(process)
         return process
@@ -136,3 +137,7 @@ class GatherWorld(World):
         self.call("stream", frames=frames, fps=self.fps)
         stats = self.end(uid, frames)
         return stats, *self.final()
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background inherits that it is ignored
