@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_EXTRAS := beamline,edge,sim,tiled
-TEST_EXTRAS := $(RUN_EXTRAS),training,dev
+TEST_EXTRAS := $(RUN_EXTRAS),training,loop,dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 export PTYCHONN_DATA ?= $(wildcard ../shared/data)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "BLUESKY_PTYCHONN_SETTINGS"
 FILE_NAME = "bluesky_ptychonn.toml"
+METHODS = Literal["poisson", "batched", "epie", "rpie", "ptychi-lsqml", "ptychi-epie", "ptychi-rpie"]
 ORIENTATIONS = Literal["identity", "flip_y", "flip_x", "rot180", "transpose", "rot90", "rot270", "antitranspose"]
 
 
@@ -116,6 +117,47 @@ class ScanSettings(Section):
     picture_directory: Path = Path("pictures")
 
 
+class LoopSettings(Section):
+    """After each scan. With ``enabled`` a session notes its runs in the journal, and `bluesky-ptychonn loop run` acts.
+
+    ``directory`` holds jobs, corpus and pictures, on a disk which the jobs' machine sees, too. ``journal`` is a file on
+    a local disk, never on NFS or Lustre (default: in ``directory``). The model store is ``edge.model``. Under Slurm or
+    PBS a job gets ``queue``, ``account``, ``walltime_min``, ``nodes``, ``gpus`` (of each node), ``modules`` and
+    ``environment``; ``launcher`` starts the ``ranks`` of a training.
+    """
+
+    enabled: bool = False
+    directory: Path = Path("loop")
+    journal: Path | None = None
+    runner: Literal["local", "slurm", "pbs"] = "local"
+    queue: str = ""
+    account: str = ""
+    walltime_min: int = Field(default=60, ge=1, le=14400)
+    nodes: int = Field(default=1, ge=1, le=1024)
+    ranks: int = Field(default=1, ge=1, le=8192)
+    gpus: int = Field(default=0, ge=0, le=64)
+    modules: list[str] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
+    launcher: Literal["", "srun", "mpiexec"] = ""
+    first_scans: int = Field(default=2, ge=0, le=1000)
+    mismatch: float = Field(default=0.10, gt=0, lt=1)
+    suspend_min: float = Field(default=60.0, ge=0, le=10080)
+    residual_drift: float = Field(default=0.15, gt=0, le=10)
+    attempts: int = Field(default=3, ge=1, le=100)
+    poll_s: float = Field(default=2.0, gt=0, le=600)
+    sweep_days: float = Field(default=7.0, ge=0, le=3650)
+    sweeps: int = Field(default=60, ge=1, le=10000)
+    method: METHODS = "poisson"
+    train_minutes: float = Field(default=15.0, gt=0, le=14400)
+    recipe: Literal["robust", "large", "tune", "paper"] = "tune"
+    warm: bool = True
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.journal or self.directory / "journal.sqlite"
+
+
 class Settings(Section):
     """All settings."""
 
@@ -127,6 +169,7 @@ class Settings(Section):
     learning: LearningSettings = LearningSettings()
     catalog: CatalogSettings = CatalogSettings()
     scan: ScanSettings = ScanSettings()
+    loop: LoopSettings = LoopSettings()
 
     @model_validator(mode="after")
     def _prefixes_end_with_a_colon(self) -> "Settings":
@@ -137,6 +180,12 @@ class Settings(Section):
         ):
             if not value.endswith(":"):
                 raise ValueError(f"{name} = {value!r} must end with a colon, such as 'BL:EIG:'")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_have_a_launcher(self) -> "Settings":
+        if self.loop.ranks > 1 and not self.loop.launcher:
+            raise ValueError(f"loop.ranks = {self.loop.ranks} needs loop.launcher = 'srun' or 'mpiexec', to start them")
         return self
 
     def apply_epics_environment(self) -> None:
@@ -173,7 +222,7 @@ def load_settings(path: Path | str | None = None) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {str(path)!r} is not valid TOML: {error}") from error
     try:
-        return Settings.model_validate(_absolute(raw, path.resolve().parent))
+        return Settings.model_validate(_absolute(_with_loop_directory(raw), path.resolve().parent))
     except ValidationError as error:
         raise SettingsError(f"settings file {str(path)!r}:\n" + "\n".join(_problems(error))) from error
 
@@ -186,7 +235,15 @@ PATH_KEYS = {
     "backup_directory",
     "api_key_file",
     "picture_directory",
+    "directory",
+    "journal",
 }
+
+
+def _with_loop_directory(raw: dict[str, Any]) -> dict[str, Any]:
+    """Name the default too: session and loop may start in different folders and must find the same journal."""
+    table = raw.get("loop", {})
+    return {**raw, "loop": {"directory": "loop", **table}} if isinstance(table, dict) else raw
 
 
 def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:

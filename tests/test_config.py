@@ -1,6 +1,15 @@
+from typing import get_args
+
 import pytest
 
-from bluesky_ptychonn.config import Settings, SettingsError, load_settings, settings_as_toml, write_settings
+from bluesky_ptychonn.config import (
+    LoopSettings,
+    Settings,
+    SettingsError,
+    load_settings,
+    settings_as_toml,
+    write_settings,
+)
 from bluesky_ptychonn.core.optics import Geometry
 
 
@@ -42,6 +51,37 @@ def test_relative_paths_are_relative_to_the_file(tmp_path):
     assert load_settings(path).probe.file == tmp_path / "probe.npy"
 
 
+@pytest.mark.parametrize(
+    ("text", "directory", "journal"),
+    [
+        ("", "loop", "loop/journal.sqlite"),
+        ("[loop]\nenabled = true\n", "loop", "loop/journal.sqlite"),
+        ('[loop]\ndirectory = "shared"\n', "shared", "shared/journal.sqlite"),
+        ('[loop]\ndirectory = "shared"\njournal = "here/j.sqlite"\n', "shared", "here/j.sqlite"),
+    ],
+)
+def test_session_and_loop_find_the_same_journal_from_wherever_they_start(
+    tmp_path, monkeypatch, text, directory, journal
+):
+    path = written(tmp_path, text)
+    monkeypatch.chdir(tmp_path.parent)
+    loop = load_settings(path).loop
+    assert (loop.directory, loop.journal_file) == (tmp_path / directory, tmp_path / journal)
+
+
+def test_the_loop_is_off_unless_it_is_asked_for():
+    assert not Settings().loop.enabled
+
+
+def test_the_loop_takes_what_its_commands_take():
+    from bluesky_ptychonn.training.learning.recipes import RECIPES
+    from bluesky_ptychonn.training.retrieval.reconstruct import METHODS
+
+    fields = LoopSettings.model_fields
+    assert set(get_args(fields["method"].annotation)) == set(METHODS)
+    assert set(get_args(fields["recipe"].annotation)) == set(RECIPES)
+
+
 def test_the_variable_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("BLUESKY_PTYCHONN_SETTINGS", str(written(tmp_path, "[geometry]\nenergy_kev = 12.4\n")))
     assert load_settings().geometry.energy_kev == 12.4
@@ -59,6 +99,13 @@ def test_the_variable_names_the_file(tmp_path, monkeypatch):
         ('[beamline]\ndetector_prefix = "BL:EIG"\n', r"beamline.detector_prefix = 'BL:EIG' must end with a colon"),
         ('[edge]\nengine = "magic"\n', r"edge.engine = 'magic'"),
         ("[edge]\nbatch = 0\n", r"edge.batch = 0"),
+        ("[loop]\nmismatch = 1\n", r"loop.mismatch = 1: .*less than 1"),
+        ("[loop]\nattempts = 0\n", r"loop.attempts = 0: .*greater than or equal to 1"),
+        ('[loop]\nrunner = "cron"\n', r"loop.runner = 'cron': .*'local', 'slurm' or 'pbs'"),
+        ('[loop]\nmodules = "cuda"\n', r"loop.modules = 'cuda': .*valid list"),
+        ("[loop]\nranks = 4\n", r"loop.ranks = 4 needs loop.launcher = 'srun' or 'mpiexec'"),
+        ("[loop]\nqueu = 1\n", r"loop.queu: unknown key; known are: .*queue"),
+        ("loop = 3\n", r"loop = 3: "),
         ("[scan\n", "not valid TOML"),
     ],
 )
@@ -75,6 +122,8 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_defaults_are_a_start_for_a_file_of_ones_own(tmp_path):
     text = settings_as_toml(Settings())
     assert "# file =" in text  # the probe: a key to fill in
+    assert "# journal =" in text
     loaded = load_settings(written(tmp_path, text))
+    assert loaded.loop == Settings().loop.model_copy(update={"directory": tmp_path / "loop"})
     assert loaded.geometry == Settings().geometry
     assert loaded.probe.file is None

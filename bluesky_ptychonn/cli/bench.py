@@ -10,6 +10,7 @@
     bluesky-ptychonn bench learning --json learning.json
     bluesky-ptychonn bench training --minutes 30 --json training.json
     bluesky-ptychonn bench tuning TRAINING --json tuning.json
+    bluesky-ptychonn bench trigger --json trigger.json
 
 `stream` runs the whole chain: the detector IOC in its own process sends frames of a simulated sample at the rate asked
 for, the edge turns them into phase and stitches them; with --detector bare a process that does nothing but send frames
@@ -31,6 +32,9 @@ on a real Siemens star, in ten minutes.
 
 `training` trains the paper's network and ours by either recipe and draws the error against computing time, and against
 the number of pairs; `tuning` teaches a trained network a new sample in minutes. Both need hours or tens of minutes.
+
+`trigger` measures what notes each run for the loop: how long a stop document waits for it while the scheduler hangs, or
+the journal is locked, and the RunEngine's rate with and without it.
 """
 
 import argparse
@@ -46,11 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bench_stream,
         bench_swap,
         bench_training,
+        bench_trigger,
         bench_tuning,
     )
 
     cases = parser.add_subparsers(
-        dest="case", required=True, metavar="stream|swap|stitch|inference|phase-retrieval|learning|training|tuning"
+        dest="case",
+        required=True,
+        metavar="stream|swap|stitch|inference|phase-retrieval|learning|training|tuning|trigger",
     )
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
     bench_stream.add_arguments(stream)
@@ -76,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tuning = cases.add_parser("tuning", help="learn a new sample in minutes: what it gives, and what is forgotten")
     bench_tuning.add_arguments(tuning)
     tuning.set_defaults(measure=bench_tuning.run)
+    trigger = cases.add_parser("trigger", help="the loop's trigger: what a document waits, what the RunEngine pays")
+    bench_trigger.add_arguments(trigger)
+    trigger.set_defaults(measure=bench_trigger.run)
 
 
 def run(options: argparse.Namespace) -> int:

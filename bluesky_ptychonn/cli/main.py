@@ -19,6 +19,8 @@ COMMANDS = {
     "bench": "measure: the whole chain at a frame rate, phase retrieval, models, training",
     "corpus": "labelled scans to learn from: simulate, add, list, verify",
     "train": "train a network on a corpus, and make a model of it",
+    "job": "one job of the loop, complete in its folder: what schedulers run",
+    "loop": "after every scan: reconstruct, label, judge, retrain, publish; the service, its state, its decisions",
     "models": "the model store: list, show, validate, publish through the gate, roll back, import",
     "settings": "check a settings file and show what is in force",
 }
@@ -34,6 +36,7 @@ EXTRAS = {
     **dict.fromkeys(("softioc", "caproto"), "sim"),
     **dict.fromkeys(("tiled", "bluesky_tiled_plugins"), "tiled"),
     **dict.fromkeys(("torch", "onnx"), "training"),
+    **dict.fromkeys(("psij", "psutil"), "loop"),
 }
 """Which extra of this package brings a module."""
 

@@ -27,6 +27,8 @@ class Session:
         Writes documents to the catalog, or into files if there is none.
     cat : tiled client or None
         Catalog of runs.
+    trigger : RetrainTrigger or None
+        Notes each run for the loop; None where the settings do not enable it.
     """
 
     RE: Any
@@ -37,6 +39,7 @@ class Session:
     live: Any
     recorder: Any
     cat: Any
+    trigger: Any = None
 
     def close(self) -> None:
         """Write what is queued; the end of the servers is then no news."""
@@ -44,6 +47,8 @@ class Session:
 
         self.live.wait(CONNECT_S)
         self.recorder.close()
+        if self.trigger is not None:
+            self.trigger.close()
         ca.replace_printf_handler(lambda _: None)
 
 
@@ -91,11 +96,15 @@ def open_session(
     cat, recorder = open_recorder(settings, need_catalog=need_catalog, timeout_s=catalog_timeout_s)
     RE = RunEngine() if interactive else RunEngine(context_managers=[AbortOnSignal])
     live = LiveImage(settings.edge.prefix, settings.scan.picture_directory)
+    trigger = open_trigger(settings)
     RE.subscribe(live)
     RE.subscribe(recorder)
+    if trigger is not None:
+        for name in ("start", "stop"):  # events need not wait for it
+            RE.subscribe(trigger, name)
     if progress:
         RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]
-    return Session(RE, detector, stage, edge, shutter, live, recorder, cat)
+    return Session(RE, detector, stage, edge, shutter, live, recorder, cat, trigger)
 
 
 def open_recorder(settings: Settings, *, need_catalog: bool, timeout_s: float) -> tuple[Any, Any]:
@@ -119,6 +128,24 @@ def open_recorder(settings: Settings, *, need_catalog: bool, timeout_s: float) -
         backup,
     )
     return None, FileRecorder(backup)
+
+
+def open_trigger(settings: Settings) -> Any:
+    """What notes each run for the loop, where ``loop.enabled``, else None; a journal in a bad place is told."""
+    if not settings.loop.enabled:
+        return None
+    from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
+    from bluesky_ptychonn.io.durable import network_disk
+
+    journal = settings.loop.journal_file
+    if kind := network_disk(journal):
+        logger.warning(
+            "the journal %s lies on a network disk (%s), where SQLite may lose what two machines write; set "
+            "loop.journal to a file on a local disk",
+            journal,
+            kind,
+        )
+    return RetrainTrigger(journal)
 
 
 def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 SCHEMA = 2
 PREPARATIONS = ("lift", "counts")
+PROBE = "probe.npy"
+"""File of the probe that goes with a model."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class ModelCard:
     refine_file : str
         Name among ``files`` of the refining graph of "lift"; empty if the first graph's word is the last.
     probe_sha256, corpus, parent : str
-        Hash of the one probe it was trained with, snapshot of its corpus, version it came from; empty if none.
+        Hash of the probe to use it with, `PROBE` beside the card; snapshot of its corpus; version it came from. Empty
+        if none; then the probe of the settings is used.
     training : mapping
         Command, conditions and validation figures.
 
@@ -104,10 +107,12 @@ class ModelCard:
         for name in ("graph_file", "golden_file", *(("refine_file",) if self.refine_file else ())):
             if getattr(self, name) not in self.files:
                 raise ValueError(f"card: {name} = {getattr(self, name)!r} has no hash in files")
+        if self.probe_sha256 and self.files.get(PROBE) != self.probe_sha256:
+            raise ValueError(f"card: probe_sha256 = {self.probe_sha256[:12]!r}... is not the hash of {PROBE} in files")
 
     @property
     def sha256(self) -> str:
-        """Hash of the graph, or of the hashes of both: the identity of the model."""
+        """Hash of the graph, or of the hashes of both: the identity of the network, whatever the probe."""
         if not self.refine_file:
             return self.files[self.graph_file]
         return hashlib.sha256((self.files[self.graph_file] + self.files[self.refine_file]).encode()).hexdigest()

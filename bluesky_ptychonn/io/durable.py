@@ -5,6 +5,8 @@ import os
 import uuid
 from pathlib import Path
 
+NETWORK_DISKS = ("nfs", "cifs", "smb", "9p", "afs", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "fuse.gluster")
+
 
 def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file under another name, through to the disk, and rename it into place.
@@ -67,6 +69,35 @@ def try_to_write(path: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def network_disk(path: Path, mounts: str | None = None) -> str:
+    """Kind of network file system on which a path lies, whether it exists or not; "" if it is on none.
+
+    Parameters
+    ----------
+    path : Path
+    mounts : str, optional
+        Mounted file systems, as Linux lists them in ``/proc/self/mounts``; elsewhere none is known.
+
+    Examples
+    --------
+    >>> network_disk(Path("/data/loop/journal.sqlite"), "rootfs / ext4 rw 0 0\\nserver:/export /data nfs4 rw 0 0")
+    'nfs4'
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return ""
+    parts = Path(os.path.realpath(path)).parts
+    kind, depth = "", 0
+    for line in mounts.splitlines():
+        _, where, found, *_ = line.split(" ")
+        at = Path(where.replace("\\040", " ")).parts
+        if len(at) >= depth and parts[: len(at)] == at:
+            kind, depth = found, len(at)
+    return kind if kind.startswith(NETWORK_DISKS) else ""
 
 
 def _part(path: Path) -> Path:

@@ -3,7 +3,7 @@
 ::
 
     store/CURRENT                  "000042"
-    store/versions/000042/         card.json, model.onnx, golden.npz ...
+    store/versions/000042/         card.json, model.onnx, golden.npz [, probe.npy] ...
     store/refused/000007/          a candidate that the gate refused: its files as they came, and decision.json
 
 The card of a version names the one that was current before it, its parent. That chain is the history of the store: it

@@ -219,3 +219,13 @@ def test_what_is_no_published_network(tmp_path):
     assert not (tmp_path / "m").exists()
     with pytest.raises(FileNotFoundError):
         import_published(tmp_path / "nothing.pth", tmp_path / "m", version="1")
+
+
+@pytest.mark.parametrize("frame_px", [32, 64, 96])
+def test_patterns_of_any_side_that_the_network_learned_from(tmp_path, frame_px):
+    checkpoint(tmp_path / "out", "ptychonn-lift", {**LIFT, "patch_px": 32})
+    card = export(tmp_path / "out", tmp_path / "model", name="small", version="1", frame_px=frame_px)
+    assert (card.frame_px, card.patch_px) == (frame_px, 32)
+    assert open_engine("openvino", tmp_path / "model").frame_px == frame_px
+    with pytest.raises(ValueError, match="allowed are at most the frame_px = 16 px"):
+        export(tmp_path / "out", tmp_path / "other", name="small", version="1", frame_px=16)

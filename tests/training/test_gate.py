@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulated_scan import simulate
+from simulated_scan import DEFOCUS_UM, GEOMETRY, simulate
 from tiny_models import golden_pair, true_reconstruction, write_candidate
 
+from bluesky_ptychonn.core.optics import zone_plate_probe
 from bluesky_ptychonn.core.protocols import EngineMismatch
 from bluesky_ptychonn.core.reconstruction import RetrievalReport
 from bluesky_ptychonn.io import durable, model_store
+from bluesky_ptychonn.io.model_probe import give_probe
 from bluesky_ptychonn.io.model_store import current_version, live_version, open_model, read_decision, refused, versions
 from bluesky_ptychonn.training.learning import gate as module
 from bluesky_ptychonn.training.learning.gate import LARGEST_LOSS, gate
@@ -296,3 +298,22 @@ def test_what_was_judged_is_published_whatever_happens_to_the_folder_meanwhile(t
     decision = gate(candidate, store, held_out, on_step=lambda _: (candidate / "model.onnx").write_bytes(b"another"))
     assert decision.published
     assert open_model(store).graph_path.read_bytes() == judged
+
+
+def test_each_model_is_judged_with_the_probe_it_brings(tmp_path, held_out):
+    """The same network, once with the probe of the scans and once with one out of focus."""
+    scan = held_out[0][0]
+    wrong = zone_plate_probe(GEOMETRY, defocus_um=2 * DEFOCUS_UM)
+    bad, good = (write_candidate(tmp_path / name, GOOD) for name in ("bad", "good"))
+    give_probe(bad, open_model(bad).card, wrong)
+    give_probe(good, open_model(good).card, scan.probe)
+    assert gate(bad, tmp_path / "store", held_out).published
+    decision = gate(good, tmp_path / "store", held_out)
+    assert decision.published
+    assert open_model(tmp_path / "store").card.probe_sha256 == open_model(good).card.probe_sha256
+    back = gate(bad, tmp_path / "store", held_out)
+    assert not back.published
+    for there, again in zip(decision.figures, back.figures, strict=True):
+        assert there["gain"] == pytest.approx(-again["gain"])
+    plain = gate(write_candidate(tmp_path / "plain", GOOD), tmp_path / "store", held_out)  # takes that of the scan
+    assert [figures["gain"] for figures in plain.figures] == pytest.approx([0.0] * len(held_out), abs=1e-6)

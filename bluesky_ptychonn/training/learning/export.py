@@ -38,6 +38,9 @@ EIGHT_BIT_TOLERANCE_RAD = 0.01
 CALIBRATION_SEED, HELD_OUT_SEED = 20231, 20232
 CALIBRATION_SCANS, HELD_OUT_SCANS = 40, 10
 
+SMALL_PX = 64
+"""Side of patterns below which the cone of a usual zone plate leaves them."""
+
 GOLDEN_FRAMES = 4
 GOLDEN_COUNTS = 1e6
 
@@ -48,6 +51,7 @@ def export(
     *,
     name: str,
     version: str,
+    frame_px: int | None = None,
     patch_px: int | None = None,
     eight_bit: bool = False,
     half_weights: bool = False,
@@ -65,6 +69,8 @@ def export(
         Folder of the model, made if absent.
     name, version : str
         For the card.
+    frame_px : int, optional
+        Side of the patterns that it learned from; that of simulated scans without it. `ptychonn-lift` only.
     patch_px : int, optional
         Side of the patches, px, as trained by default. Smaller ones cost less: a multiple of 16, `ptychonn-lift` only.
     eight_bit : bool
@@ -97,7 +103,9 @@ def export(
             f"patch_px = {patch_px} px; {state['network']} takes multiples of {STRIDE} px from {least_px} to "
             f"{trained_px} px"
         )
-    frame_px = GEOMETRY.frame_px if lifts else patch_px
+    frame_px = (frame_px or GEOMETRY.frame_px) if lifts else patch_px
+    if patch_px > frame_px:
+        raise ValueError(f"patch_px = {patch_px} px; allowed are at most the frame_px = {frame_px} px of the patterns")
     held_out = simulated_scans(HELD_OUT_SEED, HELD_OUT_SCANS, frame_px)
     chain = Chain("lift" if lifts else "counts", [], patch_px)
     for part in parts_of(network):
@@ -140,10 +148,17 @@ def _quantised(chain: Chain, scans: Sequence[Patterns], held_out: Sequence[Patte
 def simulated_scans(seed: int, scans: int, frame_px: int) -> list[Patterns]:
     """Simulated scans, their doses spread over `DOSES`."""
     geometry, (low, high) = Geometry(frame_px=frame_px), np.log10(DOSES)
+    probes = (lambda _, geometry: 2 * (_usual_probe(geometry),)) if frame_px < SMALL_PX else None
+    given = {"geometry": geometry, "probes": probes}
     return [
-        simulate_scan(np.random.default_rng([seed, k]), FRAMES_OF_A_SCAN, counts=float(dose), geometry=geometry)
+        simulate_scan(np.random.default_rng([seed, k]), FRAMES_OF_A_SCAN, counts=float(dose), **given)
         for k, dose in enumerate(10 ** np.linspace(low, high, scans))
     ]
+
+
+def _usual_probe(geometry: Geometry) -> np.ndarray:
+    """Probe of a zone plate, on small patterns of one with wider zones."""
+    return zone_plate_probe(geometry, outermost_zone_nm=30.0 * max(1.0, SMALL_PX / geometry.frame_px))
 
 
 def write_model(out: Path, chain: Chain, *, frame_px: int, **card: Any) -> ModelCard:
@@ -170,7 +185,7 @@ def write_model(out: Path, chain: Chain, *, frame_px: int, **card: Any) -> Model
 def golden_pair(chain: Chain, frame_px: int) -> bytes:
     """Return simulated patterns, their probe and the patches that a chain makes of them, as NPZ."""
     rng = np.random.default_rng(7)
-    probe = with_counts(zone_plate_probe(Geometry(frame_px=frame_px)), GOLDEN_COUNTS)
+    probe = with_counts(_usual_probe(Geometry(frame_px=frame_px)), GOLDEN_COUNTS)
     object_ = random_object(rng, 2 * frame_px)
     centres_px = rng.integers(frame_px // 2, frame_px, (GOLDEN_FRAMES, 2))
     patterns = detect(rng, intensities(object_, probe, centres_px))

@@ -5,18 +5,23 @@ reconstruction, or, where there is none that is trusted, the share by which the 
 must reach the margin; where no scan has a reconstruction, that in residual. No scan may lose more than `LARGEST_LOSS`:
 a model that is better on the mean must not be bought with a sample on which the live image becomes worse. What is
 refused is kept beside the versions, with the reason.
+
+A model that brings its probe is judged with it, one that does not with that of the scan: as the edge would use them.
 """
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from bluesky_ptychonn.core.protocols import Engine, EngineMismatch
 from bluesky_ptychonn.core.reconstruction import Reconstruction
 from bluesky_ptychonn.core.scan_data import ScanData
 from bluesky_ptychonn.engines.registry import open_engine
+from bluesky_ptychonn.io.model_probe import probe_of
 from bluesky_ptychonn.io.model_store import (
     VERSIONS,
     StoredModel,
@@ -26,7 +31,7 @@ from bluesky_ptychonn.io.model_store import (
     publish,
     sha256_of,
 )
-from bluesky_ptychonn.training.learning.validate import Validation, validate
+from bluesky_ptychonn.training.learning.validate import Validation, as_used, validate
 
 MARGIN = 0.01
 """Mean gain from which on a candidate is better."""
@@ -113,15 +118,15 @@ def gate(
         If a candidate which is good cannot be written; the live model stays.
     """
     live = live_version(store)
-    live_engine = open_(Path(store) / VERSIONS / live) if live else None
+    live_side = _side(open_model(Path(store) / VERSIONS / live), open_) if live else None
     terms = {"margin": margin, "largest_loss": LARGEST_LOSS, "against": live}
     figures: list[dict[str, Any]] = []
     try:
         model = open_model(candidate)
         files = _files(model)
-        engine = open_(candidate)
+        side = _side(model, open_)
         for scan, reconstruction in held_out:
-            found = _judged(engine, live_engine, scan, reconstruction, learned_runs)
+            found = _judged(side, live_side, scan, reconstruction, learned_runs)
             figures.append(found)
             on_step(told(found))
         verdict, reason = _verdict(figures, live, margin)
@@ -129,7 +134,7 @@ def gate(
         verdict, reason = False, str(error)
     if not verdict:
         return _refused(store, candidate, {"published": False, "reason": reason, **terms, "figures": figures})
-    validation = {"reason": reason, **terms, **_means(figures), "engine": engine.name, "scans": figures}
+    validation = {"reason": reason, **terms, **_means(figures), "engine": side.engine.name, "scans": figures}
     card = replace(model.card, training={**model.card.training, "validation": validation})
     version = publish(store, card, files)
     return Decision(True, version, reason, figures)
@@ -147,9 +152,20 @@ def told(figures: Mapping[str, Any]) -> str:
     return f"{line}, live model {figures[f'live_{by}']:.4f}; gain {figures['gain']:+.4f}"
 
 
+class _Side(NamedTuple):
+    """A model and the probe that it brings, if any."""
+
+    engine: Engine
+    probe: np.ndarray | None
+
+
+def _side(model: StoredModel, open_: Callable[[Path], Engine]) -> _Side:
+    return _Side(open_(model.directory), probe_of(model))
+
+
 def _judged(
-    engine: Engine,
-    live: Engine | None,
+    side: _Side,
+    live: _Side | None,
     scan: ScanData,
     reconstruction: Reconstruction | None,
     learned_runs: Collection[str],
@@ -168,7 +184,7 @@ def _judged(
             before = _on(about["scan"], live, scan, truth)
         except EngineMismatch as error:
             why_not = str(error)
-    after = _on(about["scan"], engine, scan, truth)
+    after = _on(about["scan"], side, scan, truth)
     own = after.as_figures()
     bad = [name for name, value in own.items() if isinstance(value, float) and not math.isfinite(value)]
     if bad:
@@ -179,10 +195,10 @@ def _judged(
     return {**about, "judged_by": by, "gain": gain, **own, **told_of_live, "live_skipped": why_not}
 
 
-def _on(name: str, engine: Engine, scan: ScanData, truth: Reconstruction | None) -> Validation:
+def _on(name: str, side: _Side, scan: ScanData, truth: Reconstruction | None) -> Validation:
     """Validate; what goes wrong is told with the name of the scan."""
     try:
-        return validate(engine, scan, truth)
+        return validate(side.engine, as_used(scan, side.engine, side.probe), truth)
     except EngineMismatch as error:
         raise EngineMismatch(f"{name}: {error}") from error
     except ValueError as error:

@@ -1,6 +1,6 @@
 """How good a model is on a scan: against a reconstruction, and, without any, against the patterns themselves."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,12 @@ def validate(
     top, left = (-low).astype(int)
     inside = slice(top, top + shape[0]), slice(left, left + shape[1])
     return Validation(**judged, **likeness(phase[inside], coverage[inside], reconstruction))
+
+
+def as_used(scan: ScanData, engine: Engine, probe: np.ndarray | None) -> ScanData:
+    """The scan with the probe that a model brings, if any, instead of its own: as the edge uses that model."""
+    fits = engine.frame_px == scan.patterns.shape[-1]  # where it does not, `validate` says so
+    return replace(scan, probe=probe) if fits and probe is not None else scan
 
 
 def residual_of(phase: np.ndarray | None, patterns: np.ndarray, centres_px: np.ndarray, probe: np.ndarray) -> float:
