@@ -39,7 +39,7 @@ check: $(VENV)/.test ## ruff, pyright, import-linter
 
 test: check         ## check, quick tests, system tests
 	$(BIN)/python -m pytest -q -n 2 -m "not system and not soak"
-	$(BIN)/python -m pytest -q -m "system and not soak" -p no:randomly
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "system and not soak" -p no:randomly
 
 soak: $(VENV)/.test ## torture for SOAK_MINUTES (default 50), in random order
 	$(BIN)/python tests/soak/run.py --minutes $${SOAK_MINUTES:-50}

@@ -1,4 +1,5 @@
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of torch on a busy machine wait for each other
 
@@ -9,6 +10,17 @@ import pytest
 @pytest.fixture
 def rng():
     return np.random.default_rng(20231123)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were():
+    """A signal left ignored is ignored by every process that later tests start."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    after = {number: signal.getsignal(number) for number in before}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before, "the test left a signal handled in another way"
 
 
 @pytest.fixture(autouse=True)

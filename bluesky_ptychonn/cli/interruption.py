@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bluesky_ptychonn.simulation.processes import ENDING
@@ -22,6 +22,17 @@ def signals_raised() -> Iterator[None]:
     before = _handle([number for number in ENDING if number != signal.SIGINT], leave)
     try:
         yield
+    finally:
+        _restore(before)
+
+
+@contextlib.contextmanager
+def signals_noted(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Within, these signals only join a list, for work that ends where it is safe."""
+    got: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: got.append(number)) for number in numbers}
+    try:
+        yield got
     finally:
         _restore(before)
 

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bluesky_ptychonn.cli.interruption import signals_noted
 from bluesky_ptychonn.cli.job_run import JobRun, Preempted, plain
 from bluesky_ptychonn.cli.main import Problem
 from bluesky_ptychonn.training.loop import jobs
@@ -123,15 +124,10 @@ def _done(job: JobRun) -> dict[str, Any]:
 @contextlib.contextmanager
 def _told_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether the job was told to make room, or its walltime is nearly over."""
-    got: list[int] = []
     walltime_s = float(os.environ.get(WALLTIME, "inf"))
     end_s = time.monotonic() + walltime_s - min(GRACE_S, walltime_s / 10)
-    before = {number: signal.signal(number, lambda number, _: got.append(number)) for number in SIGNALS}
-    try:
+    with signals_noted(SIGNALS) as got:
         yield lambda: bool(got) or time.monotonic() > end_s
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

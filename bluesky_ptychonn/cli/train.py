@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 PREEMPTED = 75
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
         raise Problem("either --corpus DIR (`bluesky-ptychonn corpus --help` says how to make one) or --simulate N")
     if options.corpus and options.photons:
         raise Problem("--photons is for --simulate; the doses of a corpus are those of its scans")
+    from bluesky_ptychonn.cli.interruption import signals_noted
     from bluesky_ptychonn.training.learning.corpus import Corpus
     from bluesky_ptychonn.training.learning.ranks import find_ranks
     from bluesky_ptychonn.training.learning.recipes import RECIPES
@@ -89,23 +91,21 @@ def run(options: argparse.Namespace) -> int:
         shards = Corpus(options.corpus).open(names)
         if not shards:
             raise Problem(f"{options.corpus} holds no shards; `bluesky-ptychonn corpus --help` says how to add some")
-    got: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: got.append(number))
-    figures = train(
-        options.out,
-        shards,
-        recipe=recipe,
-        network=options.network,
-        epochs=options.epochs,
-        minutes=options.minutes,
-        seed=options.seed,
-        threads=options.threads,
-        start=options.start,
-        ranks=find_ranks(os.environ),
-        on_epoch=lambda figures: _draw_curves(options.out / "curves.png", figures),
-        stop=lambda: bool(got),
-    )
+    with signals_noted(ENDING) as got:
+        figures = train(
+            options.out,
+            shards,
+            recipe=recipe,
+            network=options.network,
+            epochs=options.epochs,
+            minutes=options.minutes,
+            seed=options.seed,
+            threads=options.threads,
+            start=options.start,
+            ranks=find_ranks(os.environ),
+            on_epoch=lambda figures: _draw_curves(options.out / "curves.png", figures),
+            stop=lambda: bool(got),
+        )
     if got:
         print(f"stopped; the same command goes on from {options.out}", file=sys.stderr)
         return PREEMPTED if got[0] == signal.SIGUSR1 else 128 + got[0]

@@ -1,9 +1,11 @@
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
 from bluesky_ptychonn.callbacks.loop_news import ENDED, LoopNews
+from bluesky_ptychonn.config import LoopSettings, Settings
 from bluesky_ptychonn.io.journal import Journal
 from bluesky_ptychonn.training.loop.policy import FINAL
 
@@ -122,3 +124,13 @@ def test_a_say_that_fails_is_no_end(path):
 
 def test_the_rooms_mean_the_same_by_ended():
     assert ENDED == FINAL
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_profile_tells_news_where_the_loop_is_enabled(path, enabled, capsys):
+    profile = Path(__file__).parents[2] / "profile_collection/startup/40-loop.py"
+    names = {"settings": Settings(loop=LoopSettings(enabled=enabled, journal=path))}
+    exec(compile(profile.read_text(), str(profile), "exec"), names)
+    assert ("news" in names) == enabled
+    if enabled:
+        names["news"].close()

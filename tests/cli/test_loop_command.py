@@ -68,7 +68,7 @@ def journal(folder):
             ("suspended", {"residual": 0.12}),
             ("parked", {"attempts": 3}),
             ("validated", {"trusted": False}),
-            ("reconstructing", {"job": "scan submitted 4711", "next_check_s": NOW + 99}),
+            ("reconstructing", {"job": "scan submitted 4711", "next_check_s": NOW + 1e6}),
             ("received", {"next_check_s": NOW + 1e6}),
         ),
         start=1,
@@ -144,6 +144,24 @@ def test_status_as_json(journal, capsys):
     assert status["unfinished"] == 2
     assert [scan["state"] for scan in status["scans"]].count("validated") == 2
     assert status["scans"][1]["published_version"] == "000002"
+
+
+def test_status_is_told_again_and_again_until_ctrl_c(journal, capsys, monkeypatch):
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+        journal.move(uid(7), "suspended", f"look {len(slept)}")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr("bluesky_ptychonn.cli.interruption.ignore_signals", lambda: None)
+    assert loop("status", "--watch") == 130
+    text = capsys.readouterr().out
+    assert slept == [2.0] * 3
+    assert text.count("no service works") == 3
+    assert "look 2" in text
 
 
 def test_show_tells_each_decision(journal, capsys):

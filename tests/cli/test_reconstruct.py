@@ -154,7 +154,8 @@ def test_a_judge_that_fails_costs_no_reconstruction(command, judged, tmp_path, c
     assert (tmp_path / "scan_reconstruction.png").exists()
 
 
-def test_an_old_picture_never_stands_beside_a_new_reconstruction(command, judged, tmp_path):
+def test_an_old_picture_never_stands_beside_a_new_reconstruction(command, judged, tmp_path, monkeypatch):
+    monkeypatch.setattr("bluesky_ptychonn.cli.interruption.ignore_signals", lambda: None)
     (tmp_path / "scan_reconstruction.png").write_text("old")
     judged.report = SystemExit(3)
     with pytest.raises(SystemExit):

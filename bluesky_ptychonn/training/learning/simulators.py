@@ -119,6 +119,7 @@ def _simulate(
 ) -> None:
     """Simulate scans for ever, or until the training ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training that ignores it hands that on
     os.environ["OMP_NUM_THREADS"] = "1"
     slots, training = slots_of(memory, side_px), multiprocessing.parent_process()
     for turn_, number in enumerate(itertools.count(*numbers)):

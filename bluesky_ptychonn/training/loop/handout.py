@@ -163,7 +163,6 @@ class HandOut:
         job = Job.parse(work.job) if work.job else None
         if job is not None and job.phase == TAKEN:
             return Seen(idle=True)
-        kind = job.kind if job else kind
         result = self.desk.result(kind, work.key)
         if result is not None and result.get("ok") is True:
             return Seen(result=result)

@@ -278,6 +278,19 @@ def test_the_journal_knows_what_the_scheduler_calls_the_job(world):
     assert world.journal.scan(other).next_check_s > world.now_s
 
 
+def test_killed_before_a_second_attempt_was_handed_out_it_does_not_take_the_first_one_for_it(tmp_path):
+    world = World(tmp_path, Sample(), how=lambda kind, key, number: "ok" if number else "vanish")
+    uid = world.scan(**OLD)
+    while "attempt 1" not in world.told(uid):
+        world.tick()
+    world.faults = [2]
+    while world.state(uid) == "reconstructing":
+        world.tick()
+    assert world.hit == [2]
+    assert world.desk.count("scan") == 2
+    assert [line.sentence for line in world.journal.history(uid) if "failed" in line.sentence][1:] == []
+
+
 def test_a_job_that_the_scheduler_puts_back_into_its_queue_is_alive(world):
     uid = world.scan(**OLD)
     world.tick()
@@ -321,6 +334,13 @@ def test_a_scheduler_that_does_not_answer_changes_nothing(world):
     world.settle()
     assert world.state(uid) == "validated"
     assert world.journal.fact(handout.SCHEDULER) == {}
+
+
+def test_a_scheduler_is_not_asked_at_every_tick(world):
+    world.scan(**OLD)
+    for _ in range(100):
+        world.tick(0.25)
+    assert 10 <= world.desk.questions <= 25 / PATIENCE.ask_s + 1
 
 
 def test_a_scheduler_that_is_silent_while_a_job_runs_is_asked_less_and_less(world):
