@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--swaps", type=int, default=20, help="models published")
     parser.add_argument("--probes", type=int, default=5, help="probes changed")
     parser.add_argument("--rollbacks", type=int, default=5)
+    parser.add_argument("--refined", type=int, default=5, help="probes published beside the same network, and back")
     parser.add_argument("--model", type=Path, metavar="DIR", help="that is published; default: starter")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         publish(store, model.card, files)
         with BareEdge(state, "openvino", store) as edge, tqdm(total=frames, desc="frames", unit="frame") as bar:
             changes = _Changes(edge.settings.edge.prefix, store, state / "probe.npy", model.card, files)
-            changes.plan(options.swaps, options.probes, options.rollbacks)
+            changes.plan(options.swaps, options.probes, options.rollbacks, options.refined)
             changes.start(options.seconds)
             stats = stream_frames(
                 edge.settings,
@@ -86,14 +87,16 @@ class _Changes:
     _plan: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     _done: dict[str, int] = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
+    _refined_s: list[float] = field(default_factory=list)
     _outputs: list[str] = field(default_factory=list)
 
-    def plan(self, swaps: int, probes: int, rollbacks: int) -> None:
+    def plan(self, swaps: int, probes: int, rollbacks: int, refined: int) -> None:
         """Spread the kinds of change over each other."""
         kinds = {
             "model": [self._publish] * swaps,
             "probe": [self._new_probe] * probes,
             "rollback": [self._roll_back] * rollbacks,
+            "refined": [self._refine] * refined,
             "harmed": [lambda kind=kind: self._offer(kind) for kind in HARMED],
         }
         spread = [((k + 0.5) / len(of), kind, change) for kind, of in kinds.items() for k, change in enumerate(of)]
@@ -117,12 +120,13 @@ class _Changes:
 
     def figures(self) -> dict[str, Any]:
         """Counts of each kind of change, and how long they took to be in use."""
-        counted = {f"changes_{kind}": self._done.get(kind, 0) for kind in ("model", "probe", "rollback")}
+        counted = {f"changes_{kind}": self._done.get(kind, 0) for kind in ("model", "probe", "rollback", "refined")}
         return {
             **counted,
             "models_refused": len(self.reasons),
             "changes_missed": len(self.missed),
             "seconds_to_use": round(float(np.median(self._seconds)), 2) if self._seconds else None,
+            "seconds_to_use_refined": round(float(np.median(self._refined_s)), 2) if self._refined_s else None,
             "outputs": len(self._outputs),
             "outputs_unversioned": sum(not version for version in self._outputs),
         }
@@ -156,7 +160,7 @@ class _Changes:
         from bluesky_ptychonn.io.model_store import publish
 
         begin_s = time.monotonic()
-        version = publish(self.store, self.card, self.files)
+        version = publish(self.store, self.card, _another_network(self.card, self.files))
         self._until(lambda now: now["model_version"] == version, f"model {version} is not in use")
         self._seconds.append(time.monotonic() - begin_s)
 
@@ -171,6 +175,18 @@ class _Changes:
         begun = self._stats.get()["probe_swaps"]
         np.save(self.probe_file, np.load(self.probe_file) * np.float32(1.5))
         self._until(lambda now: now["probe_swaps"] > begun, "the new probe is not in use")
+
+    def _refine(self) -> None:
+        """A probe beside the same network, as the loop publishes it after a scan; then back to that of the settings."""
+        from bluesky_ptychonn.io.model_store import publish
+
+        begun, begin_s = self._stats.get()["probe_swaps"], time.monotonic()
+        version = publish(self.store, *_with_probe(self.card, self.files, np.load(self.probe_file) * np.complex64(1j)))
+        self._until(
+            lambda now: now["model_version"] == version and now["probe_swaps"] > begun, f"probe {version} is not in use"
+        )
+        self._refined_s.append(time.monotonic() - begin_s)
+        self._roll_back()
 
     def _offer(self, kind: str) -> None:
         from bluesky_ptychonn.io.durable import replace_file
@@ -189,6 +205,32 @@ class _Changes:
         finally:
             replace_file(self.store / CURRENT, f"{before}\n".encode())
             shutil.rmtree(self.store / VERSIONS / name)
+
+
+def _another_network(card: Any, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same network under another hash, as every training gives: an edge has to compile it."""
+    import onnx
+
+    graph = onnx.load_from_string(files[card.graph_file])
+    graph.doc_string = str(time.time_ns())
+    return {**files, card.graph_file: graph.SerializeToString()}
+
+
+def _with_probe(card: Any, files: dict[str, bytes], probe: np.ndarray) -> tuple[Any, dict[str, bytes]]:
+    import io
+
+    from bluesky_ptychonn.core.model_card import PROBE
+    from bluesky_ptychonn.io.model_store import sha256_of
+
+    buffer = io.BytesIO()
+    np.save(buffer, probe)
+    held = {**files, PROBE: buffer.getvalue()}
+    hashes = {name: sha256_of(data) for name, data in held.items()}
+    return replace(card, files=hashes, probe_sha256=hashes[PROBE]), held
+
+
+def _dark_probe(card: Any, files: dict[str, bytes]) -> tuple[Any, dict[str, bytes]]:
+    return _with_probe(card, files, np.zeros((card.frame_px, card.frame_px), np.complex64))
 
 
 def _whole(card: Any, files: dict[str, bytes]) -> tuple[Any, dict[str, bytes]]:
@@ -229,6 +271,7 @@ HARMED: dict[str, Callable[[Any, dict[str, bytes]], tuple[Any, dict[str, bytes]]
     "wrong shape": _wrong_shape,
     "NaN weights": _without_numbers,
     "golden pair off": _other_golden,
+    "dark probe": _dark_probe,
 }
 
 

@@ -35,7 +35,8 @@ def PtychoProcessor(config: Mapping[str, Any]) -> Any:
     from bluesky_ptychonn.cli.edge import engine_of
     from bluesky_ptychonn.config import load_settings
     from bluesky_ptychonn.edge.consumer import Consumer, make_processor
-    from bluesky_ptychonn.edge.swap import EngineSlot, Watch, follow_store, is_store, warm_up
+    from bluesky_ptychonn.edge.follow import Follower, Watch, is_store
+    from bluesky_ptychonn.edge.swap import EngineSlot, warm_up
     from bluesky_ptychonn.io.model_store import CURRENT
 
     own = {name: config.get(name) or "" for name in ARGUMENTS}
@@ -63,7 +64,8 @@ def PtychoProcessor(config: Mapping[str, Any]) -> Any:
             warm_up(opened, np.ones((opened.frame_px, opened.frame_px), np.complex64))
             return opened
 
-        Watch({store / CURRENT: follow_store(store, engine, open_version)}, at_once={store / CURRENT})
+        follower = Follower(engine, open_version)
+        Watch({store / CURRENT: lambda: follower.take_version(store)}, at_once={store / CURRENT})
     return make_processor(consumer)
 
 

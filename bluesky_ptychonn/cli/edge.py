@@ -6,8 +6,8 @@ It waits for the `run` message that the live callback sends at the start of each
     PREFIXstats                                 account, rates, latency, model
 
 Where the model is a store, it is followed: what `models publish` or `rollback` makes current is opened and checked
-beside the running model and takes its place between two batches; a harmed one is refused. A new probe file is taken
-up, too.
+beside the running model and takes its place between two batches, together with its probe; a harmed one is refused. A
+version without a probe is used with that of the settings, and a new file of it is taken up, too.
 
 Ctrl-C ends it; scans go on and are recorded without it.
 """
@@ -40,9 +40,10 @@ def run(options: argparse.Namespace) -> int:
 
     from bluesky_ptychonn.cli.main import Problem
     from bluesky_ptychonn.config import load_settings
+    from bluesky_ptychonn.edge.follow import is_store
     from bluesky_ptychonn.edge.service import EdgeService
     from bluesky_ptychonn.edge.serving import serve
-    from bluesky_ptychonn.edge.swap import is_store
+    from bluesky_ptychonn.io.model_probe import probe_of
 
     settings = load_settings(options.settings)
     settings.apply_epics_environment()
@@ -53,25 +54,28 @@ def run(options: argparse.Namespace) -> int:
     if settings.geometry.binning > 1:
         importlib.import_module("bluesky_ptychonn.core.binning")  # compiles now, and not when the first run comes
     bad_pixels = settings.geometry.bad_pixels_file
-    engine = engine_of(settings, options.engine, options.model)
+    store, name = options.model or settings.edge.model, options.engine or settings.edge.engine
+    model = stored_model(store) if name != "lift" else None
+    engine = engine_of(settings, name, model.directory if model is not None else None)
+    own_probe = probe_of(model) if model is not None else None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     version = engine.card.version if engine.card else "no model"
-    store = options.model or settings.edge.model
 
     def prepare(service: EdgeService) -> None:
         service.watch(
-            store if is_store(store) and engine.card else None,
-            lambda folder: engine_of(settings, options.engine, folder),
+            store if is_store(store) and model is not None else None,
+            lambda folder: engine_of(settings, name, folder),
             probe_file,
             lambda: load_probe(probe_file, settings.geometry.frame_px),
+            own_probe,
         )
 
     serve(
         settings.edge.prefix,
         engine,
-        probe,
+        probe if own_probe is None else own_probe,
         np.load(bad_pixels).astype(bool) if bad_pixels else None,
         interface=options.interface,
         kept_bytes=settings.edge.kept_patches_mb << 20,
@@ -94,6 +98,14 @@ def engine_of(settings: Any, name: str | None = None, model: Path | None = None)
         max_batch=settings.edge.batch,
         frame_px=settings.geometry.frame_px,
     )
+
+
+def stored_model(model: Path | None) -> Any:
+    """Open the files of a store's current version, of one version, or of a model that comes with the package."""
+    from bluesky_ptychonn.engines.registry import PACKAGED, STARTER
+    from bluesky_ptychonn.io.model_store import open_model
+
+    return open_model(STARTER if model is None else PACKAGED.get(str(model), model))
 
 
 def load_probe(path: Path, frame_px: int) -> Any:

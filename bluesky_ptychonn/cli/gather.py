@@ -29,7 +29,6 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from bluesky_ptychonn.cli.consumer import compile_binning
-    from bluesky_ptychonn.cli.edge import load_probe
     from bluesky_ptychonn.cli.main import Problem
     from bluesky_ptychonn.config import load_settings
     from bluesky_ptychonn.edge.gather import gather
@@ -39,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings(options.settings)
     settings.apply_epics_environment()
     compile_binning(settings)
-    probe_file, bad_pixels = settings.probe.file, settings.geometry.bad_pixels_file
-    if probe_file is None:
+    bad_pixels = settings.geometry.bad_pixels_file
+    if settings.probe.file is None:
         raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
 
     if settings.edge.newest_wins or settings.edge.engine_core is not None:
@@ -53,12 +52,34 @@ def run(options: argparse.Namespace) -> int:
     gather(
         settings.edge.prefix,
         options.consumers,
-        lambda: load_probe(probe_file, settings.geometry.frame_px),
+        lambda version, sha256: probe_for(settings, version, sha256),
         np.load(bad_pixels).astype(bool) if bad_pixels else None,
         interface=options.interface,
         on_ready=ready,
     )
     return 0
+
+
+def probe_for(settings: Any, version: str, sha256: str) -> Any:
+    """Probe that goes with the consumers' model: its own where the store of the settings has it, or the settings'.
+
+    Parameters
+    ----------
+    settings : Settings
+    version, sha256 : str
+        Of their model; both empty where it is not known, which finds the probe of the settings.
+    """
+    from bluesky_ptychonn.cli.edge import load_probe
+    from bluesky_ptychonn.edge.follow import is_store
+    from bluesky_ptychonn.io.model_probe import probe_of
+    from bluesky_ptychonn.io.model_store import VERSIONS, open_model, read_card
+
+    store = settings.edge.model
+    folder = store / VERSIONS / version if version and is_store(store) else None
+    own = None
+    if folder is not None and folder.is_dir() and read_card(folder).sha256 == sha256:
+        own = probe_of(open_model(folder))
+    return own if own is not None else load_probe(settings.probe.file, settings.geometry.frame_px)
 
 
 def consumer_command(settings: Any, consumers: int, settings_file: Any = None) -> list[str]:

@@ -113,6 +113,7 @@ class Consumer:
         due_s, said, said_s = 0.0, None, 0.0
         while not self._stop.is_set():
             try:
+                self._exchange()
                 self._follow()
                 busy = self._run is not None and self._run.step()
             except Exception as error:  # nothing that one run brings may end the consumer
@@ -128,11 +129,18 @@ class Consumer:
             if not busy:
                 self._stop.wait(0.005)
 
+    def _exchange(self) -> None:
+        """Take up another version, which says in the next report which probe the gatherer has to read."""
+        if self._run is None:
+            self._slot.between_runs()
+        else:
+            self._slot.exchange(another_probe=self._run.state == "final")
+
     def _news(self) -> tuple[Any, ...]:
         run = self._run
         if run is None:
-            return self._followed, *self._refused.items()
-        return self._followed, run.state, len(run.image), run.spoiled
+            return self._followed, self._slot.card, *self._refused.items()
+        return self._followed, self._slot.card, run.state, len(run.image), run.spoiled
 
     def _follow(self) -> None:
         wanted = self._wanted
@@ -157,7 +165,9 @@ class Consumer:
 
         self._reports += 1
         own = {"uniqueId": self._reports, "consumer": self.number, "pid": os.getpid(), "state": "idle"}
-        own |= {"engine": self._engine.name}
+        card = self._slot.card
+        own |= {"engine": self._engine.name, "model_version": card.version if card else ""}
+        own |= {"model_hash": card.sha256 if card else ""}
         said = self._run.report() if self._run is not None else self._refused
         self._last = blank(REPORT) | own | said
         structure = pva_structure(REPORT)

@@ -59,7 +59,8 @@ class Gatherer:
     consumers : int
         How many there will be, numbered from 1.
     read_probe : callable
-        Returns the illumination (N, N) complex64, of any power; asked at the start of each run.
+        Returns the illumination (N, N) complex64, of any power, for the version and hash of the consumers' model; both
+        are empty where they have none, or are not of one mind. Asked at the start of each run.
     bad_pixels : (H, W) bool, optional
         Of the detector's frame.
     """
@@ -68,10 +69,10 @@ class Gatherer:
         self,
         prefix: str,
         consumers: int,
-        read_probe: Callable[[], np.ndarray],
+        read_probe: Callable[[str, str], np.ndarray],
         bad_pixels: np.ndarray | None = None,
     ) -> None:
-        read_probe()
+        read_probe("", "")
         codecs.warm_up()
         self._read_probe, self._bad_pixels = read_probe, bad_pixels
         self._run: GatheredRun | None = None
@@ -128,12 +129,17 @@ class Gatherer:
         self._armed_uid = self._final_uid = self._text = ""
         self._ending, self._published, self._state = False, [], "idle"
         try:
-            probe = np.asarray(self._read_probe(), np.complex64)
+            probe = np.asarray(self._read_probe(*self._model()), np.complex64)
             self._run = GatheredRun(message, probe, self._bad_pixels, self._shares)
         except ValueError as error:
             self._refuse(message, str(error))
             return
         logger.info("run %s: %d frames from %s", message.run_uid, message.frames, message.image_channel)
+
+    def _model(self) -> tuple[str, str]:
+        """Version and hash of the consumers' model."""
+        said = {(report.said["model_version"], report.said["model_hash"]) for report in self._shares.present()}
+        return said.pop() if len(said) == 1 else ("", "")
 
     def _refuse(self, message: RunMessage, why: str) -> None:
         self._fail("")
@@ -227,7 +233,7 @@ def _same_secret(own: str, given: str) -> bool:
 def gather(
     prefix: str,
     consumers: int,
-    read_probe: Callable[[], np.ndarray],
+    read_probe: Callable[[str, str], np.ndarray],
     bad_pixels: np.ndarray | None = None,
     *,
     interface: str = "",

@@ -7,11 +7,10 @@ import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
 from bluesky_ptychonn.core.placement import Placement
-from bluesky_ptychonn.core.stitch import Canvas
-from bluesky_ptychonn.edge.checks import goes_astray
+from bluesky_ptychonn.core.positions import best_positions
+from bluesky_ptychonn.core.stitch import Canvas, run_canvas
 from bluesky_ptychonn.edge.first_frames import FirstFrames
 from bluesky_ptychonn.edge.roll import FrameRoll
-from bluesky_ptychonn.edge.share_run import run_canvas
 from bluesky_ptychonn.edge.shares import Report, Shares, judge
 from bluesky_ptychonn.edge.sums import FrameCounts, add_up, count_frames, grown, named
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
@@ -199,21 +198,10 @@ class GatheredRun:
             )
 
     def _best_positions(self, positions: PositionsMessage) -> np.ndarray:
-        positions_um = self.message.positions_um.copy()
-        captured = positions.trigger_index < self.message.frames
-        index = positions.trigger_index[captured]
-        captured_um = np.stack([positions.y_um[captured], positions.x_um[captured]], axis=1)
-        astray = goes_astray(captured_um, positions_um)
-        positions_um[index[~astray]] = captured_um[~astray]
-        used = np.count_nonzero(~astray)
-        if used:
-            self.positions_source = "captured" if used == self.message.frames else "captured, else planned"
-        if astray.any():
-            self.text = (
-                f"{np.count_nonzero(astray)} captured positions lie outside the field and were not used; "
-                "check the encoders and the stage's readbacks"
-            )
-        return positions_um
+        captured_um = np.stack([positions.y_um, positions.x_um], axis=1)
+        best = best_positions(self.message.positions_um, positions.trigger_index, captured_um)
+        self.positions_source, self.text = best.source, best.warning or self.text
+        return best.positions_um
 
     def _patch_px(self) -> int:
         shares = self._shares.of_run()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bluesky_ptychonn.core.stitch import Canvas, add_patches, change_patches, stitched_image
+from bluesky_ptychonn.core.stitch import Canvas, add_patches, change_patches, final_canvas, stitched_image
 
 
 class LiveImage:
@@ -117,11 +117,8 @@ class LiveImage:
         positions_um : (N, 2) float64
             Position of each trigger; what was not kept stays at its planned one.
         """
-        canvas = self.canvas
         used_um = positions_um[self._indices[: self._count]]
-        if not canvas.holds(canvas.corners_px(used_um, len(self._weights)), len(self._weights)).all():
-            both_um = np.concatenate([self._planned_um, used_um])
-            canvas = Canvas.covering(both_um, canvas.pixel_size_um, len(self._weights))
+        canvas = final_canvas(self.canvas, self._planned_um, used_um, len(self._weights))
         total, coverage = self._stitch(canvas, positions_um)
         return stitched_image(total, coverage), coverage.astype(np.float32), canvas
 

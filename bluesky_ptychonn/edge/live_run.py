@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
-from bluesky_ptychonn.core.protocols import Engine
-from bluesky_ptychonn.core.stitch import Canvas
-from bluesky_ptychonn.edge.checks import check_run, goes_astray
+from bluesky_ptychonn.core.positions import best_positions
+from bluesky_ptychonn.core.stitch import patch_weights, run_canvas
 from bluesky_ptychonn.edge.hurry import Hurry
 from bluesky_ptychonn.edge.image import LiveImage
 from bluesky_ptychonn.edge.intake import Intake
 from bluesky_ptychonn.edge.latency import Latencies
-from bluesky_ptychonn.edge.light import DarkError, Light
+from bluesky_ptychonn.edge.swap import EngineSlot
+from bluesky_ptychonn.engines.checks import check_run
+from bluesky_ptychonn.engines.light import DarkError, Light
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ END_S = 30.0
 """So long may the frames that wait at the end of a run take, and then the batch under way."""
 QUIET_S = 0.3
 """No frame for so long after the end of a run: none is under way."""
-LARGEST_MARGIN_PX = 16
 
 
 class LiveRun:
@@ -36,9 +36,9 @@ class LiveRun:
     Parameters
     ----------
     message : RunMessage
-    engine : Engine
-    unit_probe : (N, N) complex64
-        Probe of any power; it is scaled to the counts of the first good frames.
+    engine : EngineSlot
+        What is offered to it is taken between two batches, its probe with it; the probe is scaled to the counts of the
+        first good frames. Patches are weighted with the probe of the start, all of them alike.
     bad_pixels : (H, W) bool, optional
     kept : (n,) float32
         Memory for patches that are kept until the end.
@@ -58,8 +58,7 @@ class LiveRun:
     def __init__(
         self,
         message: RunMessage,
-        engine: Engine,
-        unit_probe: np.ndarray,
+        engine: EngineSlot,
         bad_pixels: np.ndarray | None = None,
         *,
         kept: np.ndarray,
@@ -69,14 +68,12 @@ class LiveRun:
     ) -> None:
         self.message = message
         self.engine = engine
+        if (unit_probe := engine.probe) is None:
+            raise ValueError("the engine has no probe to begin with")
         self.geometry = check_run(message, engine, unit_probe)
         self._frames = message.frame_geometry(bad_pixels)
-        size, cut = engine.patch_px, (message.crop_px - engine.patch_px) // 2
-        weights = np.abs(unit_probe[cut : cut + size, cut : cut + size]) ** 2
-        canvas = Canvas.covering(
-            message.positions_um, self.geometry.pixel_size_um, size, LARGEST_MARGIN_PX * self.geometry.pixel_size_um
-        )
-        self.image = LiveImage(canvas, weights / weights.max(), message.positions_um, kept)
+        canvas = run_canvas(message.positions_um, self.geometry.pixel_size_um, engine.patch_px)
+        self.image = LiveImage(canvas, patch_weights(unit_probe, engine.patch_px), message.positions_um, kept)
         self.lock = threading.Lock()
         """Held whenever the image changes."""
         self.light = Light(engine, unit_probe)
@@ -106,6 +103,7 @@ class LiveRun:
         if self._engine_core is not None:
             os.sched_setaffinity(0, {self._engine_core})
         while not self._cancelled and not (self._stop.is_set() and not self.intake.queue_used):
+            self._exchange()
             ring = self.intake.ring
             if ring is None:
                 if not self.image.touch():
@@ -122,6 +120,15 @@ class LiveRun:
                 ring.release(count)
             if len(ring) < self.engine.max_batch:
                 self._better()
+
+    def _exchange(self) -> None:
+        """Take up another version, its network and its probe together."""
+        try:
+            if (probe := self.engine.exchange()) is not None:
+                self.light.take_probe(probe)
+        except Exception as error:
+            logger.exception("what was offered failed")
+            self.message_text = f"the engine failed: {error}"
 
     def _try_to_infer(self, frames: np.ndarray, sequences: np.ndarray, indices: np.ndarray) -> bool:
         try:
@@ -234,23 +241,12 @@ class LiveRun:
             lost_on_wire=None if in_plugin is None else max(0, pairing.missing_ids - in_plugin),
             **self.frame_counts(),
         )
-        positions_um = self.message.positions_um.copy()
-        captured = positions.trigger_index < self.message.frames
-        index = positions.trigger_index[captured]
-        captured_um = np.stack([positions.y_um[captured], positions.x_um[captured]], axis=1)
-        astray = goes_astray(captured_um, positions_um)
-        positions_um[index[~astray]] = captured_um[~astray]
-        if np.count_nonzero(~astray):
-            whole = np.count_nonzero(~astray) == self.message.frames
-            self.positions_source = "captured" if whole else "captured, else planned"
-        if astray.any():
-            self.message_text = (
-                f"{np.count_nonzero(astray)} captured positions lie outside the field and were not used; "
-                "check the encoders and the stage's readbacks"
-            )
+        captured_um = np.stack([positions.y_um, positions.x_um], axis=1)
+        best = best_positions(self.message.positions_um, positions.trigger_index, captured_um)
+        self.positions_source, self.message_text = best.source, best.warning or self.message_text
         if self.image.loose_patches:
             self.message_text = f"{self.image.loose_patches} patches were too many to keep: they stay where planned"
-        return positions_um
+        return best.positions_um
 
     def cancel(self) -> None:
         """End the run without a final image."""

@@ -13,9 +13,10 @@ import numpy as np
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.edge.channels import EdgeChannels
 from bluesky_ptychonn.edge.cores import leave_core
+from bluesky_ptychonn.edge.follow import Follower, Watch
 from bluesky_ptychonn.edge.live_run import LiveRun
 from bluesky_ptychonn.edge.stats import image_attributes, run_stats
-from bluesky_ptychonn.edge.swap import EngineSlot, Watch, follow_store, warm_up
+from bluesky_ptychonn.edge.swap import EngineSlot, warm_up
 from bluesky_ptychonn.io import codecs
 from bluesky_ptychonn.io.edge_channels import STATS, PositionsMessage, RunMessage, blank
 from bluesky_ptychonn.io.model_store import CURRENT
@@ -41,7 +42,7 @@ class EdgeService:
         Of the channels, such as ``"ptychonn:"``.
     engine : Engine
     probe : (N, N) complex64
-        Illumination of any power.
+        Illumination of any power: that of the engine's model, or else of the settings.
     bad_pixels : (H, W) bool, optional
         Of the detector's frame.
     ring_bytes, kept_bytes : int
@@ -69,9 +70,9 @@ class EdgeService:
         newest_wins: bool = False,
         engine_core: int | None = None,
     ) -> None:
-        self._engine = EngineSlot(engine)
+        probe = np.asarray(probe, np.complex64)
+        self._engine = EngineSlot(engine, probe)
         self._watch: Watch | None = None
-        self._probe = np.asarray(probe, np.complex64)
         self._bad_pixels = bad_pixels
         self._kept = np.empty(
             kept_bytes // 4, np.float32
@@ -84,7 +85,7 @@ class EdgeService:
         self._positions: PositionsMessage | None = None
         self._patience_ends_s = 0.0
         self._next_image_s = 0.0
-        warm_up(engine, self._probe)
+        warm_up(engine, probe)
         codecs.warm_up()
         if engine_core is not None:
             leave_core(engine_core)  # before PVA starts its threads, which inherit it
@@ -118,39 +119,34 @@ class EdgeService:
         self,
         store: Path | None,
         open_version: Callable[[Path], Engine],
-        probe_file: Path | None = None,
-        read_probe: Callable[[], np.ndarray] | None = None,
+        probe_file: Path,
+        read_probe: Callable[[], np.ndarray],
+        own_probe: np.ndarray | None = None,
     ) -> None:
         """Take up what changes on disk while serving.
 
         Parameters
         ----------
         store : Path, optional
-            Model store, whose current version is followed.
+            Model store, whose current version is followed, with the probe that goes with it.
         open_version : callable
             Opens and checks the engine of one version's folder.
-        probe_file, read_probe : optional
-            File of the probe, and what reads it.
+        probe_file, read_probe
+            File of the probe of the settings, which versions without their own are used with, and what reads it.
+        own_probe : (N, N) complex64, optional
+            That goes with the model at the start, if it has one.
         """
 
         def open_warm(folder: Path) -> Engine:
             engine = open_version(folder)
-            warm_up(engine, self._probe)
+            warm_up(engine, np.ones((engine.frame_px, engine.frame_px), np.complex64))
             return engine
 
-        def take_probe() -> None:
-            if read_probe is not None:
-                self._probe = np.asarray(read_probe(), np.complex64)
-                if (run := self._run) is not None:
-                    run.light.take_probe(self._probe)
-
-        actions: dict[Path, Callable[[], None]] = {}
+        follower = Follower(self._engine, open_warm, read_probe(), own_probe)
+        actions: dict[Path, Callable[[], None]] = {probe_file: lambda: follower.take_probe(read_probe())}
         if store is not None:
-            actions[store / CURRENT] = follow_store(store, self._engine, open_warm)
-        if probe_file is not None:
-            actions[probe_file] = take_probe
-        if actions:
-            self._watch = Watch(actions, at_once=actions.keys())
+            actions[store / CURRENT] = lambda: follower.take_version(store)
+        self._watch = Watch(actions, at_once=actions.keys())
 
     @property
     def _active(self) -> bool:
@@ -176,15 +172,12 @@ class EdgeService:
         self._positions = None
         self._state = "idle"
         self._engine.between_runs()
-        probe = self._probe
         try:
-            self._run = LiveRun(message, self._engine, probe, self._bad_pixels, kept=self._kept, **self._ways)
+            self._run = LiveRun(message, self._engine, self._bad_pixels, kept=self._kept, **self._ways)
         except Exception as error:  # whatever is wrong with it, its sender hears of it
             self._state = "failed"
             self.channels.refuse(f"run {message.run_uid}: {error}")
             return
-        if self._probe is not probe:  # the watch has read another one meanwhile
-            self._run.light.take_probe(self._probe)
         logger.info("run %s: %d frames from %s", message.run_uid, message.frames, message.image_channel)
 
     def _give_up(self, error: Exception) -> None:
@@ -226,6 +219,8 @@ class EdgeService:
 
     def _look_at_run(self) -> None:
         run = self._run
+        if run is None or run.ended:
+            self._engine.between_runs()
         if run is None or self._state not in ("idle", "armed", "running"):
             return
         if run.intake.ready:

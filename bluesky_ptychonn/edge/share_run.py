@@ -12,12 +12,12 @@ import numpy as np
 from bluesky_ptychonn.core.optics import counts_of
 from bluesky_ptychonn.core.pairing import UNPAIRED
 from bluesky_ptychonn.core.protocols import Engine
-from bluesky_ptychonn.core.stitch import Canvas
-from bluesky_ptychonn.edge.checks import check_run
+from bluesky_ptychonn.core.stitch import patch_weights, run_canvas
 from bluesky_ptychonn.edge.latency import Latencies
-from bluesky_ptychonn.edge.light import SCALE_FACTOR, DarkError
 from bluesky_ptychonn.edge.partial import PartialImage
 from bluesky_ptychonn.edge.ring import FrameRing
+from bluesky_ptychonn.engines.checks import check_run
+from bluesky_ptychonn.engines.light import SCALE_FACTOR, DarkError
 from bluesky_ptychonn.io.edge_channels import RUN
 from bluesky_ptychonn.io.ntndarray import frame_counts, frame_identity
 from bluesky_ptychonn.io.share_channels import PHASES, Task
@@ -25,7 +25,6 @@ from bluesky_ptychonn.io.share_channels import PHASES, Task
 logger = logging.getLogger(__name__)
 LATENCY_BOUND_S = 0.02
 """A batch leaves after this, however short."""
-MARGIN_PX = 16
 EARLY = 2048
 """Frames which may be inferred before the probe is settled; they are inferred once more."""
 WARM_UP_FRAMES = 64
@@ -69,11 +68,10 @@ class ShareRun:
         self._engine, self._consumer, self._ring_bytes = engine, consumer, ring_bytes
         geometry = check_run(self.message, engine, task.unit_probe)
         self._frames = self.message.frame_geometry(bad_pixels)
-        size, cut = engine.patch_px, (self.message.crop_px - engine.patch_px) // 2
-        weights = np.abs(task.unit_probe[cut : cut + size, cut : cut + size]) ** 2
+        size = engine.patch_px
         self.image = PartialImage(
             run_canvas(self.message.positions_um, geometry.pixel_size_um, size),
-            weights / weights.max(),
+            patch_weights(task.unit_probe, size),
             self.message.positions_um,
             max(1, kept_bytes // (4 * size * size)),
         )
@@ -298,8 +296,3 @@ class ShareRun:
             "gap_ms_max": 1e3 * self._longest_gap_s,
             "cpu_us_per_frame": 1e6 * (time.process_time() - self._cpu_s) / done,
         }
-
-
-def run_canvas(positions_um: np.ndarray, pixel_size_um: float, patch_px: int) -> Canvas:
-    """Canvas of a run's live image, the same for all of its consumers."""
-    return Canvas.covering(positions_um, pixel_size_um, patch_px, MARGIN_PX * pixel_size_um)

@@ -1,11 +1,15 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bluesky_ptychonn.cli.gather import consumer_command
+from bluesky_ptychonn.cli.gather import consumer_command, probe_for
 from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.config import Settings
+from bluesky_ptychonn.core.model_card import ModelCard
+from bluesky_ptychonn.io.model_probe import give_probe
+from bluesky_ptychonn.io.model_store import publish, sha256_of
 
 EDGE = Path(__file__).parents[2] / "docs" / "edge.md"
 
@@ -31,3 +35,26 @@ def test_what_cannot_be_gathered_is_told(arguments, message, tmp_path, monkeypat
     monkeypatch.delenv("BLUESKY_PTYCHONN_SETTINGS", raising=False)
     assert main(["gather", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_gatherer_gives_the_probe_of_the_model_that_its_consumers_have(tmp_path):
+    np.save(tmp_path / "probe.npy", np.full((128, 128), 2, np.complex64))
+    files = {"model.onnx": b"a network", "golden.npz": b"a pair"}
+    card = ModelCard("x", "1", {name: sha256_of(data) for name, data in files.items()}, 128, 96, None, None)
+    publish(tmp_path / "store", card, files)
+    folder = tmp_path / "candidate"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    refined = give_probe(folder, card, np.full((128, 128), 3, np.complex64))
+    publish(tmp_path / "store", refined, {name: (folder / name).read_bytes() for name in refined.files})
+    settings = Settings.model_validate(
+        {"edge": {"model": tmp_path / "store"}, "probe": {"file": tmp_path / "probe.npy"}}
+    )
+
+    def given(version, sha256=card.sha256):
+        return probe_for(settings, version, sha256)[0, 0].real
+
+    assert [given("000001"), given("000002"), given("")] == [2, 3, 2]
+    assert given("000002", 64 * "0") == 2, "a version of another store"
+    assert given("000003") == 2

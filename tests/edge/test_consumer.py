@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from edge_world import StampEngine
 
+from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.placement import Placement
 from bluesky_ptychonn.edge import consumer as module
 from bluesky_ptychonn.edge.consumer import Consumer, make_processor
@@ -90,3 +91,28 @@ def test_pvapy_finds_what_it_asks_for(working):
     assert structure.keys() == reports[-1].keys()
     update = pvaccess.NtNdArray()  # what a server holds before its first frame
     assert processor.process(update) is update
+
+
+def test_between_runs_it_takes_up_a_version_and_says_so(working):
+    """With another probe not within a run: the gatherer has given the probe of the version that it was told of."""
+    consumer, reports = working
+    slot = consumer._slot
+    files = {"model.onnx": 64 * "0", "golden.npz": 64 * "0"}
+
+    def version(number, probe=""):
+        held = {**files, "probe.npy": probe} if probe else files
+        return ModelCard("test", number, held, 16, 8, None, None, probe_sha256=probe)
+
+    engine = StampEngine()
+    engine.card = version("000001")
+    slot.offer(engine)
+    until(reports, model_version="000001")
+    Gatherer.tell(run("one"))
+    until(reports, state="armed", run_uid="one")
+    slot.offer(engine, card=version("000002"))
+    until(reports, model_version="000002")
+    slot.offer(engine, card=version("000003", 64 * "1"))
+    time.sleep(0.3)
+    assert until(reports, run_uid="one")["model_version"] == "000002"
+    Gatherer.tell(Task())
+    assert until(reports, model_version="000003")["state"] == "idle"

@@ -5,7 +5,8 @@ import pytest
 
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.optics import probe_diameter_um, zone_plate_probe
-from bluesky_ptychonn.edge.checks import check_run, goes_astray
+from bluesky_ptychonn.core.positions import goes_astray
+from bluesky_ptychonn.engines.checks import check_run
 from bluesky_ptychonn.io.edge_channels import RunMessage
 
 HASH = 64 * "0"

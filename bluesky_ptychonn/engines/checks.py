@@ -1,7 +1,8 @@
-"""Whether a run can be done, and whether what was captured can be believed."""
+"""Whether an engine can do a run."""
 
 import numpy as np
 
+from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.core.optics import Geometry, probe_diameter_um
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.io.edge_channels import RunMessage
@@ -10,15 +11,6 @@ MISMATCH = 0.02
 """Relative difference in pixel size or energy from which a model is refused."""
 FIELD_IN_PROBES = 1.1
 """Least field of a pattern on the sample, in probe diameters (90 % of the power); a smaller one folds the rim over."""
-LEAST_STRAY_UM = 1.0
-"""A captured position this little outside the planned field is believed however small the field."""
-
-
-def goes_astray(captured_um: np.ndarray, planned_um: np.ndarray) -> np.ndarray:
-    """Which captured positions (n, 2) cannot be: further outside the planned field than half its size."""
-    low, high = planned_um.min(axis=0), planned_um.max(axis=0)
-    limit_um = np.maximum((high - low) / 2, LEAST_STRAY_UM)
-    return np.any((captured_um < low - limit_um) | (captured_um > high + limit_um), axis=1)
 
 
 def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Geometry:
@@ -43,12 +35,16 @@ def check_run(message: RunMessage, engine: Engine, unit_probe: np.ndarray) -> Ge
             f"{1e3 * geometry.pixel_size_um:.3g} nm, binning = {message.binning}), less than {FIELD_IN_PROBES:g} times "
             f"the probe's diameter of {diameter_um:.3g} um; {remedy}, or bring the sample nearer to the focus"
         )
-    card = engine.card
-    for name, unit in (("pixel_size_um", "um"), ("energy_kev", "keV")) if card else ():
-        here, there = getattr(geometry, name), getattr(card, name)
-        if there is not None and abs(here - there) > MISMATCH * there:
+    refuse_mismatch(engine.card, geometry.pixel_size_um, geometry.energy_kev)
+    return geometry
+
+
+def refuse_mismatch(card: ModelCard | None, pixel_size_um: float, energy_kev: float | None) -> None:
+    """Raise `ValueError` if a model was trained for another pixel size or energy; None is an energy nobody knows."""
+    for name, here, unit in (("pixel_size_um", pixel_size_um, "um"), ("energy_kev", energy_kev, "keV")):
+        there = getattr(card, name, None)
+        if card is not None and here is not None and there is not None and abs(here - there) > MISMATCH * there:
             raise ValueError(
                 f"{name} = {here:.5g} {unit} differs by more than {MISMATCH:.0%} from {there:.5g} {unit} of model "
-                f"{card and card.version}; use a model trained for it, or the engine 'lift'"
+                f"{card.version}; use a model trained for it, or the engine 'lift'"
             )
-    return geometry

@@ -25,17 +25,21 @@ class Light:
     def __init__(self, engine: Engine, unit_probe: np.ndarray) -> None:
         self._engine = engine
         self._probe = unit_probe
-        self._next_probe: np.ndarray | None = None
         self._early: list[tuple[np.ndarray, np.ndarray]] = []
-        self._settled = False
+        self.settled = False
+        """Whether the probe of the run is known: enough frames have shown light."""
         self.intensity_scale = 0.0
         """Counts per frame; 0 before there are any."""
         self.probe_swaps = 0
         self.message_text = ""
 
     def take_probe(self, unit_probe: np.ndarray) -> None:
-        """Use another probe from the next batch on; its scale and its cone are measured anew."""
-        self._next_probe = unit_probe
+        """Use another probe from now on, with the counts of before; its scale and its cone are measured anew."""
+        self._probe = unit_probe
+        self.probe_swaps += 1
+        self._early, self.settled = [], False
+        if self.intensity_scale:
+            self._engine.set_probe(with_counts(unit_probe, self.intensity_scale))
 
     def see(self, indices: np.ndarray, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Look at a batch before it is inferred; return the frames before it that are worth inferring anew, if any.
@@ -45,18 +49,12 @@ class Light:
         DarkError
             If no frame of the run has shown light yet.
         """
-        if self._next_probe is not None:
-            self._probe, self._next_probe = self._next_probe, None
-            self.probe_swaps += 1
-            self._early, self._settled = [], False
         if not self.intensity_scale:
             self._set_scale(patterns)
-        if self._settled:
+        if self.settled:
             return None
         lit = counts_of_each(patterns, self._probe) >= self.intensity_scale / SCALE_FACTOR
         if not lit.any():
-            if not self._early:  # another probe came in the dark: until there is light, with the counts of before
-                self._engine.set_probe(with_counts(self._probe, self.intensity_scale))
             return None
         indices, patterns = indices[lit], patterns[lit]
         before = sum(len(part) for part, _ in self._early)
@@ -74,7 +72,7 @@ class Light:
         return _joined(self._settle()) if self._early else None
 
     def _settle(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        early, self._early, self._settled = self._early, [], True
+        early, self._early, self.settled = self._early, [], True
         probe = measured_probe(self._probe, np.concatenate([part for _, part in early])[:PROBE_FRAMES])
         self._engine.set_probe(probe)
         self.intensity_scale = float(np.sum(np.abs(probe) ** 2, dtype=np.float64))

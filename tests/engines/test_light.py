@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bluesky_ptychonn.core.optics import PROBE_FRAMES, Geometry, far_field, with_counts, zone_plate_probe
-from bluesky_ptychonn.edge.light import DarkError, Light
+from bluesky_ptychonn.engines.light import DarkError, Light
 
 PROBE = zone_plate_probe(Geometry())
 
