@@ -5,7 +5,6 @@ through ``--settings``, else the variable ``BLUESKY_PTYCHONN_SETTINGS``, else ``
 directory.
 """
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bluesky_ptychonn.io.toml_tables import as_toml, problems
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 VARIABLE = "BLUESKY_PTYCHONN_SETTINGS"
 FILE_NAME = "bluesky_ptychonn.toml"
 METHODS = Literal["poisson", "batched", "epie", "rpie", "ptychi-lsqml", "ptychi-epie", "ptychi-rpie"]
+PACKAGED = ("starter", "large")
+"""Models that come with the package, by name."""
 ORIENTATIONS = Literal["identity", "flip_y", "flip_x", "rot180", "transpose", "rot90", "rot270", "antitranspose"]
+REMOTE = r"^(\w[\w.@-]*:/.*)?$"
+"""A folder of another machine, or nothing."""
 
 
 class SettingsError(ValueError):
@@ -33,15 +38,17 @@ class SettingsError(ValueError):
 
 
 class Section(BaseModel):
-    """A table of the settings file."""
+    """A table of the settings file; numbers must be numbers, not text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Epics(Section):
-    """How clients find the EPICS servers; empty values leave the environment alone."""
+    """How clients find the EPICS servers."""
 
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="variables to set, such as EPICS_CA_ADDR_LIST; the others are left alone"
+    )
 
     def apply(self) -> None:
         """Set the variables; call before a CA or PVA library is imported."""
@@ -49,26 +56,33 @@ class Epics(Section):
 
 
 class BeamlineSettings(Section):
-    """PV prefixes, with their trailing colons; where the detector writes (without it, where its FilePath points)."""
+    """PV prefixes, with their trailing colons, and where the detector writes."""
 
-    detector_prefix: str = "SIM:EIG:"
-    stage_prefix: str = "SIM:STAGE:"
-    shutter_pv: str = "SIM:SHUTTER"
-    data_directory: Path | None = None
-    stream_clock: Literal["detector", "ioc"] = "detector"
+    detector: Literal["eiger2", "medipix3"] = Field(default="eiger2", description="behind ADEiger, or ADTimePix3")
+    detector_prefix: str = Field(default="SIM:EIG:", description="in front of cam1:, ROI1:, Pva1: and HDF1:")
+    stage_prefix: str = Field(default="SIM:STAGE:", description="in front of the motors Y and X, and of Prof1:")
+    position_table: str = Field(default="", description="prefix of a table of captured positions; else Prof1:'s own")
+    shutter_pv: str = Field(default="SIM:SHUTTER", description="takes Open and Close; empty if there is none")
+    data_directory: Path | None = Field(default=None, description="of frames; else where HDF1:FilePath points")
+    stream_clock: Literal["detector", "ioc"] = Field(default="detector", description="whose time stamps Eiger frames")
+    triggering: Literal["pulse", "gate", "start"] = Field(
+        default="pulse", description="a pulse starts one exposure, or lasts as long as it, or the first starts them all"
+    )
 
 
 class GeometrySettings(Section):
     """The beam, and how frames lie in the detector; patterns have ``frame_px`` pixels, each ``binning`` of its own."""
 
-    energy_kev: float = Field(default=10.0, gt=0.1, lt=200)
-    distance_m: float = Field(default=0.9, gt=0.01, lt=100)
-    detector_pixel_um: float = Field(default=75.0, gt=1, lt=1000)
-    frame_px: int = Field(default=128, ge=16, le=2048, multiple_of=4)
-    binning: int = Field(default=1, ge=1, le=8)
-    beam_center_px: tuple[float, float] = (64.0, 64.0)
-    orientation: ORIENTATIONS = "identity"
-    bad_pixels_file: Path | None = None
+    energy_kev: float = Field(default=10.0, gt=0.1, lt=200, description="photon energy, keV (not eV)")
+    distance_m: float = Field(default=0.9, gt=0.01, lt=100, description="sample to detector, m")
+    detector_pixel_um: float = Field(default=75.0, gt=1, lt=1000, description="side of a detector pixel, um")
+    frame_px: int = Field(default=128, ge=16, le=2048, multiple_of=4, description="side of a pattern, after binning")
+    binning: int = Field(default=1, ge=1, le=8, description="side of a superpixel, in detector pixels")
+    beam_center_px: tuple[float, float] = Field(
+        default=(64.0, 64.0), strict=False, description="row and column of the beam in the streamed frame"
+    )
+    orientation: ORIENTATIONS = Field(default="identity", description="from detector axes to stage axes")
+    bad_pixels_file: Path | None = Field(default=None, description=".npy of bool, as large as a frame; True is bad")
 
     @property
     def optics(self) -> "Geometry":
@@ -79,42 +93,46 @@ class GeometrySettings(Section):
 
 
 class ProbeSettings(Section):
-    """The illumination, as a ``.npy`` file of complex64 (frame_px, frame_px)."""
+    """The illumination."""
 
-    file: Path | None = None
+    file: Path | None = Field(default=None, description=".npy of complex64 (frame_px, frame_px), of any power")
 
 
 class EdgeSettings(Section):
     """The streaming service."""
 
-    prefix: str = "ptychonn:"
-    engine: Literal["auto", "tensorrt", "torch", "openvino", "onnxruntime", "lift"] = "openvino"
-    model: Path | None = None
-    batch: int = Field(default=8, ge=1, le=256)
-    kept_patches_mb: int = Field(default=512, ge=1, le=65536)
-    newest_wins: bool = False
-    engine_core: int | None = Field(default=None, ge=0)
+    prefix: str = Field(default="ptychonn:", description="of its PVA channels, with its trailing colon")
+    engine: Literal["auto", "tensorrt", "torch", "openvino", "onnxruntime", "lift"] = Field(
+        default="openvino", description="what turns patterns into patches; lift needs no model"
+    )
+    model: Path | None = Field(default=None, description="model store or version, or starter (the default) or large")
+    batch: int = Field(default=8, ge=1, le=256, description="frames inferred at once")
+    kept_patches_mb: int = Field(
+        default=512, ge=1, le=65536, description="memory for patches until the final image, MB"
+    )
+    newest_wins: bool = Field(default=False, description="shed the frames that wait longest, not those without room")
+    engine_core: int | None = Field(default=None, ge=0, description="a core for inference alone")
 
 
 class LearningSettings(Section):
-    """The gate before the model store, which is ``edge.model``: the mean gain that is asked of a new model."""
+    """The gate before the model store, which is ``edge.model``."""
 
-    gate_margin: float = Field(default=0.01, ge=0, le=1)
+    gate_margin: float = Field(default=0.01, ge=0, le=1, description="mean gain that is asked of a new model")
 
 
 class CatalogSettings(Section):
-    """Tiled: an address, or (empty) no catalog. The key comes from a file, never from the settings."""
+    """Tiled. The key comes from a file, never from the settings."""
 
-    uri: str = ""
-    api_key_file: Path | None = None
-    backup_directory: Path = Path("documents_backup")
+    uri: str = Field(default="", description="address of the server; empty: no catalog, documents go into files")
+    api_key_file: Path | None = Field(default=None, description="holds the key")
+    backup_directory: Path = Field(default=Path("documents_backup"), description="of documents that no server took")
 
 
 class ScanSettings(Section):
     """Defaults and patience of the plans."""
 
-    arm_timeout_s: float = Field(default=2.0, gt=0, le=60)
-    picture_directory: Path = Path("pictures")
+    arm_timeout_s: float = Field(default=2.0, gt=0, le=60, description="how long a scan waits for the edge, s")
+    picture_directory: Path = Field(default=Path("pictures"), description="of the picture of each run")
 
 
 class LoopSettings(Section):
@@ -122,8 +140,8 @@ class LoopSettings(Section):
 
     ``directory`` holds jobs, corpus and pictures, on a disk which the jobs' machine sees, too. ``journal`` is a file on
     a local disk, never on NFS or Lustre (default: in ``directory``). The model store is ``edge.model``. Under Slurm or
-    PBS a job gets ``queue``, ``account``, ``walltime_min``, ``nodes``, ``gpus`` (of each node), ``modules`` and
-    ``environment``; ``launcher`` starts the ``ranks`` of a training.
+    PBS a job gets ``queue``, ``account``, ``walltime_min``, ``nodes``, ``gpus`` (of each node), ``cores``, ``modules``
+    and ``environment``; ``launcher`` starts the ``ranks`` of a training.
     """
 
     enabled: bool = False
@@ -136,9 +154,16 @@ class LoopSettings(Section):
     nodes: int = Field(default=1, ge=1, le=1024)
     ranks: int = Field(default=1, ge=1, le=8192)
     gpus: int = Field(default=0, ge=0, le=64)
+    cores: int = Field(default=0, ge=0, le=1024, description="CPU cores of each rank; 0: what the scheduler gives")
     modules: list[str] = Field(default_factory=list)
     environment: dict[str, str] = Field(default_factory=dict)
     launcher: Literal["", "srun", "mpiexec"] = ""
+    transfer: Literal["none", "rsync"] = Field(
+        default="none", description="how frames get to the jobs' machine; none: it sees the detector's disk"
+    )
+    transfer_to: str = Field(default="", pattern=REMOTE, description="host:/folder there, for rsync over ssh")
+    edge_store: str = Field(default="", pattern=REMOTE, description="host:/folder of the edge's own model store")
+    ssh_config: Path | None = Field(default=None, description="of ssh, instead of the user's own: ports, users, keys")
     first_scans: int = Field(default=2, ge=0, le=1000)
     mismatch: float = Field(default=0.10, gt=0, lt=1)
     suspend_min: float = Field(default=60.0, ge=0, le=10080)
@@ -176,10 +201,17 @@ class Settings(Section):
         for name, value in (
             ("beamline.detector_prefix", self.beamline.detector_prefix),
             ("beamline.stage_prefix", self.beamline.stage_prefix),
+            ("beamline.position_table", self.beamline.position_table or ":"),
             ("edge.prefix", self.edge.prefix),
         ):
             if not value.endswith(":"):
                 raise ValueError(f"{name} = {value!r} must end with a colon, such as 'BL:EIG:'")
+        return self
+
+    @model_validator(mode="after")
+    def _frames_have_a_place(self) -> "Settings":
+        if self.loop.transfer == "rsync" and not self.loop.transfer_to:
+            raise ValueError("loop.transfer = 'rsync' needs loop.transfer_to = 'host:/folder', where the jobs find it")
         return self
 
     @model_validator(mode="after")
@@ -191,6 +223,12 @@ class Settings(Section):
     def apply_epics_environment(self) -> None:
         """Set the EPICS variables of the settings; call before a CA or PVA library is imported."""
         self.epics.apply()
+
+
+def settings_path(path: Path | str | None = None) -> Path | None:
+    """The settings file in force: the named one, else that of the variable or of the working directory, else none."""
+    found = path or os.environ.get(VARIABLE) or (FILE_NAME if Path(FILE_NAME).is_file() else None)
+    return Path(found) if found else None
 
 
 def load_settings(path: Path | str | None = None) -> Settings:
@@ -208,23 +246,33 @@ def load_settings(path: Path | str | None = None) -> Settings:
     SettingsError
         If the file is missing, torn, or holds an unknown key or a value out of range; each one is named.
     """
-    if path is None:
-        path = os.environ.get(VARIABLE) or (FILE_NAME if Path(FILE_NAME).is_file() else None)
-    if path is None:
+    found = settings_path(path)
+    if found is None:
         return Settings()
-    path = Path(path)
+    raw = read_tables(found)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Settings.model_validate(_absolute(_with_loop_directory(raw), found.resolve().parent))
+    except ValidationError as error:
+        raise SettingsError(f"settings file {str(found)!r}:\n" + "\n".join(problems(error, raw, Settings))) from error
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What a settings file says, not checked yet.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(
-            f"settings file {str(path)!r} cannot be read ({error.strerror}); check --settings"
+            f"settings file {str(path)!r} cannot be read ({error.strerror}); check --settings, or make one with "
+            "`bluesky-ptychonn config init`"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {str(path)!r} is not valid TOML: {error}") from error
-    try:
-        return Settings.model_validate(_absolute(_with_loop_directory(raw), path.resolve().parent))
-    except ValidationError as error:
-        raise SettingsError(f"settings file {str(path)!r}:\n" + "\n".join(_problems(error))) from error
 
 
 PATH_KEYS = {
@@ -237,6 +285,7 @@ PATH_KEYS = {
     "picture_directory",
     "directory",
     "journal",
+    "ssh_config",
 }
 
 
@@ -250,53 +299,16 @@ def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:
     return {
         key: _absolute(value, base)
         if isinstance(value, Mapping)
-        else str(base / value)
+        else Path(value if key == "model" and value in PACKAGED else base / value)
         if key in PATH_KEYS and isinstance(value, str)
         else value
         for key, value in raw.items()
     }
 
 
-def _problems(error: ValidationError) -> list[str]:
-    problems = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "settings"
-        if item["type"] == "extra_forbidden":
-            problems.append(f"  {where}: unknown key; known are: {', '.join(_known_keys(item['loc']))}")
-        else:
-            problems.append(f"  {where} = {item['input']!r}: {item['msg']}")
-    return problems
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location[:-1]:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
-    return sorted(model.model_fields)
-
-
 def write_settings(settings: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Write tables of strings, numbers, booleans, lists and string tables as TOML."""
-    path.write_text(_tables(settings), encoding="utf-8")
-
-
-def _tables(settings: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for table, values in settings.items():
-        lines.append(f"[{table}]")
-        lines += [f"# {key} =" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def settings_as_toml(settings: Settings) -> str:
-    """All settings as the text of a settings file; keys without a value are comments."""
-    return _tables(settings.model_dump(mode="json"))
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(str(value) if isinstance(value, Path) else value)
+        lines += [f"[{table}]", *(f"{key} = {as_toml(value)}" for key, value in values.items()), ""]
+    path.write_text("\n".join(lines), encoding="utf-8")

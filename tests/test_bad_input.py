@@ -72,7 +72,7 @@ def test_plan_names_every_problem_of_every_device():
 
 
 COMMAND_LINE = [
-    (["settings", "--settings", "nowhere.toml"], r"settings file 'nowhere.toml' cannot be read"),
+    (["config", "show", "--settings", "nowhere.toml"], r"settings file 'nowhere.toml' cannot be read"),
     (["edge", "--settings", "{empty}"], r"the settings name no probe; set probe.file"),
     (["edge", "--settings", "{no_probe}"], r"probe.file = .*missing.npy cannot be read"),
     (["edge", "--settings", "{wrong_probe}"], r"complex64 of \(128, 128\) is needed"),
@@ -143,7 +143,7 @@ def test_photons_out_of_range_are_named(photons, capsys):
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        (RuntimeError("the edge ended"), r"bluesky-ptychonn settings: the edge ended"),
+        (RuntimeError("the edge ended"), r"bluesky-ptychonn config: the edge ended"),
         (TimeoutError("SIM:EIG: does not answer"), r"SIM:EIG: does not answer"),
         (ModuleNotFoundError("No module named 'pvaccess'", name="pvaccess"), r"bluesky-ptychonn\[edge\]"),
         (ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"), r"bluesky-ptychonn\[training\]"),
@@ -154,8 +154,8 @@ def test_problems_are_told_in_a_line(problem, message, monkeypatch, capsys):
     def fail(_):
         raise problem
 
-    monkeypatch.setattr("bluesky_ptychonn.cli.settings.run", fail)
-    assert main(["settings"]) == 1
+    monkeypatch.setattr("bluesky_ptychonn.cli.config.run", fail)
+    assert main(["config", "show"]) == 1
     told = capsys.readouterr().err
     assert re.search(message, told), told
     assert len(told.splitlines()) == 1

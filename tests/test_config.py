@@ -3,14 +3,15 @@ from typing import get_args
 import pytest
 
 from bluesky_ptychonn.config import (
+    PACKAGED,
     LoopSettings,
     Settings,
     SettingsError,
     load_settings,
-    settings_as_toml,
     write_settings,
 )
 from bluesky_ptychonn.core.optics import Geometry
+from bluesky_ptychonn.engines import registry
 
 
 def written(tmp_path, text):
@@ -73,6 +74,19 @@ def test_the_loop_is_off_unless_it_is_asked_for():
     assert not Settings().loop.enabled
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('transfer = "rsync"', "needs loop.transfer_to = 'host:/folder'"),
+        ('transfer_to = "/a/folder"', "loop.transfer_to = '/a/folder'"),
+        ('edge_store = "-oProxyCommand=x:/a"', "loop.edge_store"),
+    ],
+)
+def test_where_files_are_sent_is_a_folder_of_another_machine(tmp_path, text, told):
+    with pytest.raises(SettingsError, match=told):
+        load_settings(written(tmp_path, f"[loop]\n{text}\n"))
+
+
 def test_the_loop_takes_what_its_commands_take():
     from bluesky_ptychonn.training.learning.recipes import RECIPES
     from bluesky_ptychonn.training.retrieval.reconstruct import METHODS
@@ -90,9 +104,15 @@ def test_the_variable_names_the_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[geometry]\nenergy_kev = -1\n", r"geometry.energy_kev = -1: .*greater than 0.1"),
-        ("[geometry]\nenergy_ev = 10000\n", r"geometry.energy_ev: unknown key; known are: .*energy_kev"),
-        ("[geometri]\n", r"geometri: unknown key; known are: .*geometry"),
+        (
+            "[geometry]\nenergy_kev = -1\n",
+            r"geometry.energy_kev = -1: .*more than 0.1, less than 200; energy_kev is photon energy.*10.0 is taken",
+        ),
+        (
+            "[geometry]\nenergy_ev = 10000\n",
+            r"geometry.energy_ev: unknown key; did you mean energy_kev\? known are: .*frame_px",
+        ),
+        ("[geometri]\n", r"geometri: unknown key; did you mean geometry\? known are: "),
         ('[geometry]\norientation = "upside down"\n', r"geometry.orientation = 'upside down'"),
         ("[geometry]\nframe_px = 130\n", r"geometry.frame_px = 130: .*multiple of 4"),
         ("[geometry]\nbinning = 9\n", r"geometry.binning = 9: .*less than or equal to 8"),
@@ -104,8 +124,15 @@ def test_the_variable_names_the_file(tmp_path, monkeypatch):
         ('[loop]\nrunner = "cron"\n', r"loop.runner = 'cron': .*'local', 'slurm' or 'pbs'"),
         ('[loop]\nmodules = "cuda"\n', r"loop.modules = 'cuda': .*valid list"),
         ("[loop]\nranks = 4\n", r"loop.ranks = 4 needs loop.launcher = 'srun' or 'mpiexec'"),
-        ("[loop]\nqueu = 1\n", r"loop.queu: unknown key; known are: .*queue"),
-        ("loop = 3\n", r"loop = 3: "),
+        ("[loop]\nqueu = 1\n", r"loop.queu: unknown key; did you mean queue\? known are: "),
+        ("loop = 3\n", r"loop = 3: it is a table; begin it with a line \[loop\]"),
+        ("[edge]\nframe_px = 128\n", r"edge.frame_px: unknown key; it belongs into \[geometry\]"),
+        ("energy_kev = 8\n", r"energy_kev: unknown key; it belongs into \[geometry\]"),
+        ('[geometry]\nenergy_kev = "8"\n', r"geometry.energy_kev = '8': .*valid number"),
+        ("[geometry]\nenergy_kev = true\n", r"geometry.energy_kev = True: .*valid number"),
+        ("[geometry]\nbeam_center_px = [64]\n", r"geometry.beam_center_px = \[64\]: .*row and column"),
+        ("[edge]\nbatch = 8.0\n", r"edge.batch = 8.0: .*valid integer; allowed is at least 1, at most 256"),
+        ("[probe]\nfile = 3\n", r"probe.file = 3: Input should be a path, as text in quotes"),
         ("[scan\n", "not valid TOML"),
     ],
 )
@@ -119,11 +146,13 @@ def test_a_missing_file_is_named(tmp_path):
         load_settings(tmp_path / "nowhere.toml")
 
 
-def test_the_defaults_are_a_start_for_a_file_of_ones_own(tmp_path):
-    text = settings_as_toml(Settings())
-    assert "# file =" in text  # the probe: a key to fill in
-    assert "# journal =" in text
-    loaded = load_settings(written(tmp_path, text))
-    assert loaded.loop == Settings().loop.model_copy(update={"directory": tmp_path / "loop"})
-    assert loaded.geometry == Settings().geometry
-    assert loaded.probe.file is None
+def test_every_problem_is_told(tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(written(tmp_path, "[geometry]\nenergy_kev = -1\nbining = 2\n[edge]\nbatch = 0\n"))
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_models_of_the_package_go_by_their_names(tmp_path):
+    assert str(load_settings(written(tmp_path, '[edge]\nmodel = "large"\n')).edge.model) == "large"
+    assert load_settings(written(tmp_path, '[edge]\nmodel = "store"\n')).edge.model == tmp_path / "store"
+    assert set(PACKAGED) == set(registry.PACKAGED)

@@ -92,6 +92,6 @@ def test_what_the_machine_refuses_is_told_in_a_line(error, monkeypatch, capsys):
     def fail(_):
         raise error
 
-    monkeypatch.setattr("bluesky_ptychonn.cli.settings.run", fail)
-    assert main(["settings"]) == 1
-    assert capsys.readouterr().err == f"bluesky-ptychonn settings: {str(error) or 'it ended with MemoryError'}\n"
+    monkeypatch.setattr("bluesky_ptychonn.cli.config.run", fail)
+    assert main(["config", "show"]) == 1
+    assert capsys.readouterr().err == f"bluesky-ptychonn config: {str(error) or 'it ended with MemoryError'}\n"
