@@ -1,42 +1,18 @@
 """The recorder against a real Tiled server, alive, dead and back again."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
 from bluesky import RunEngine
 from bluesky.plans import count
+from catalog_world import Server
 from ophyd.sim import det
 
 from bluesky_ptychonn.callbacks.record import TiledRecorder, ingest
-from bluesky_ptychonn.io.catalog import connect, embedded_address
+from bluesky_ptychonn.io.catalog import connect
 
 pytestmark = [pytest.mark.system, pytest.mark.production_callbacks, pytest.mark.timeout(240)]
-
-
-class Server:
-    """A Tiled server in its own process, which can be killed and started again."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.process = None
-
-    def start(self):
-        command = [sys.executable, "-m", "bluesky_ptychonn.cli.main", "catalog", "serve"]
-        command += ["--directory", str(self.directory), "--readable", str(self.directory)]
-        self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 90
-        while not embedded_address(self.directory):
-            assert time.monotonic() < deadline, "the server wrote no address"
-            time.sleep(0.1)
-        return connect(*embedded_address(self.directory))
-
-    def end(self, kill=False):
-        if self.process and self.process.poll() is None:
-            (self.process.kill if kill else self.process.terminate)()
-            self.process.wait(30)
 
 
 @pytest.fixture
