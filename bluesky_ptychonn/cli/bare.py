@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_ptychonn.cli.services import SETTINGS_FILE, Child, edge_answers
+from bluesky_ptychonn.cli.child import Child
+from bluesky_ptychonn.cli.services import SETTINGS_FILE, edge_answers
 from bluesky_ptychonn.config import VARIABLE, Settings, load_settings, write_settings
 
 POOL = {128: 1000, 512: 200}
@@ -40,9 +41,9 @@ class BareDetector:
     """
 
     def __init__(self, pool_file: Path, codec: str = "none") -> None:
-        from bluesky_ptychonn.simulation.image_server import COUNTERS, IMAGE
+        from bluesky_ptychonn.simulation.detector_kinds import EIGER2
 
-        self.image_channel, self.dropped_channel = IMAGE, COUNTERS[0]
+        self.image_channel, self.dropped_channel = EIGER2.image_channel, EIGER2.counter_channels[0]
         shape = np.load(pool_file, mmap_mode="r").shape
         self.frame_shape = int(shape[1]), int(shape[2])
         self._process = subprocess.Popen(

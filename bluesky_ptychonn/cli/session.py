@@ -154,12 +154,19 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
 
     from bluesky_ptychonn.devices.edge import Edge
     from bluesky_ptychonn.devices.eiger import Eiger
+    from bluesky_ptychonn.devices.medipix import Medipix3
     from bluesky_ptychonn.devices.stage import SpiralStage
+    from bluesky_ptychonn.devices.stage_pvs import PositionTable
 
     beamline, geometry = settings.beamline, settings.geometry
-    detector = Eiger(beamline.detector_prefix, name="detector")
+    detector: Eiger | Medipix3
+    if beamline.detector == "eiger2":
+        detector = Eiger(beamline.detector_prefix, name="detector")
+        detector.stream_clock.put(beamline.stream_clock)
+    else:
+        detector = Medipix3(beamline.detector_prefix, name="detector")
     detector.file_directory.put(str(beamline.data_directory or ""))
-    detector.stream_clock.put(beamline.stream_clock)
+    detector.triggering.put(beamline.triggering)
     for name, value in {
         "energy_kev": geometry.energy_kev,
         "distance_m": geometry.distance_m,
@@ -177,7 +184,8 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
     shutter = None
     if beamline.shutter_pv:
         shutter = EpicsSignal(beamline.shutter_pv, name="shutter", string=True, write_timeout=SHUTTER_S)
-    return detector, SpiralStage(beamline.stage_prefix, name="stage"), edge, shutter
+    table = PositionTable(beamline.position_table, name="position_table") if beamline.position_table else None
+    return detector, SpiralStage(beamline.stage_prefix, name="stage", table=table), edge, shutter
 
 
 def probe_diameter_of(settings: Settings) -> float:

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bluesky_ptychonn.cli.beamline import add_beamline_options, beamline_options
+from bluesky_ptychonn.cli.beamline import add_beamline_options, add_detector_option, beamline_options
 from bluesky_ptychonn.cli.session import Session
 from bluesky_ptychonn.cli.settings import add_settings_option
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile", type=Path, default=Path("profile_collection"), help="folder whose startup/*.py are run"
     )
     parser.add_argument("--command", dest="code", metavar="CODE", help="run this after the profile, and leave")
+    add_detector_option(parser)
     add_beamline_options(parser)
 
 
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     if options.settings:
         os.environ[VARIABLE] = str(options.settings)
         return _ipython(files, options.code)
-    with Services(options.directory, say=lambda text: print(f"-- {text}"), **beamline_options(options)):
+    seen = {"detector": options.detector, **beamline_options(options)}
+    with Services(options.directory, say=lambda text: print(f"-- {text}"), **seen):
         return _ipython(files, options.code)
 
 

@@ -1,108 +1,112 @@
-"""Eiger2 detector: streams frames over PVA, writes them to HDF5, and is armed once per run."""
+"""Eiger2 behind ADEiger."""
 
-import math
-import time
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from event_model import compose_stream_resource
+from ophyd import Component as Cpt
+from ophyd import EpicsSignalRO, Signal
+from ophyd.areadetector.base import ADComponent as ADCpt
+from ophyd.areadetector.base import EpicsSignalWithRBV
+from ophyd.areadetector.cam import EigerDetectorCam
 
 from bluesky_ptychonn.core.request import ScanRequest
-from bluesky_ptychonn.devices.eiger_base import StagedEiger
-from bluesky_ptychonn.devices.eiger_pvs import UNKNOWN
-from bluesky_ptychonn.devices.waiting import WorkStatus, address, in_background, wait_until
+from bluesky_ptychonn.devices.detector import FrameDetector
+from bluesky_ptychonn.devices.signals import Setting
+from bluesky_ptychonn.devices.waiting import WorkStatus, wait_until
 
-FRAMES = "/entry/data/data"
-ATTRIBUTES = "/entry/instrument/NDAttributes"
-BLOCK_S = 0.25
 DTYPES = {8: "|u1", 16: "<u2", 32: "<u4"}
+SERIES, ENABLE = "External Series", "External Enable"
 
 
-class Eiger(StagedEiger):
-    """Eiger2 through ADEiger, cropped by an ROI plugin, streamed by NDPva, written by NDFileHDF5.
+class Eiger2Cam(EigerDetectorCam):
+    """``cam1:`` of eiger2.template. Ophyd's class is that of an Eiger1: what the template lacks is gone here."""
 
-    A run is ``stage``, ``prepare(request)``, ``kickoff`` (armed), triggers, ``complete``, ``unstage``. In a fly scan
-    the triggers come by cable; in a step scan ``trigger`` sends one and ends when its frame has arrived.
+    trigger_exposure = None
+    fw_clear = None
+    link_0 = None
+    link_1 = None
+    link_2 = None
+    link_3 = None
+    dcu_buff_free = None
+    pool_max_buffers = None
+    file_number_sync = None
+    file_number_write = None
 
-    Parameters
-    ----------
-    prefix : str
-        PV prefix with its trailing colon, such as ``"BL:EIG:"``.
-    name : str
-        Ophyd name; data keys begin with it.
+    trigger_mode = ADCpt(EpicsSignalWithRBV, "TriggerMode", string=True)
+    manual_trigger = ADCpt(EpicsSignalWithRBV, "ManualTrigger", string=True)
+    data_source = ADCpt(EpicsSignalWithRBV, "DataSource", string=True)
+    stream_enable = ADCpt(EpicsSignalWithRBV, "StreamEnable", string=True)
+    stream_decompress = ADCpt(EpicsSignalWithRBV, "StreamDecompress", string=True)
+    stream_as_ts_source = ADCpt(EpicsSignalWithRBV, "StreamAsTSSource", string=True)
+    stream_version = ADCpt(EpicsSignalWithRBV, "StreamVersion", string=True)
+    array_callbacks = ADCpt(EpicsSignalWithRBV, "ArrayCallbacks", string=True)
+    detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", string=True)
+    status_message = ADCpt(EpicsSignalRO, "StatusMessage_RBV", string=True)
+    bit_depth = ADCpt(EpicsSignalRO, "BitDepthImage_RBV")
+
+
+class Eiger(FrameDetector):
+    """Eiger2 through ADEiger, as any `FrameDetector`; in a step scan ``trigger`` takes one frame by software.
+
+    Its driver numbers frames before it counts them, from 0; frames lost in the detector leave no gap.
     """
 
-    def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
-        super().__init__(prefix, name=name, **kwargs)
-        self._request: ScanRequest | None = None
-        self._file = Path()
-        self._shape = (0, 0)
-        self._chunk = 1
-        self._streams: list[Any] = []
-        self._collected = 0
-        self._works: list[WorkStatus] = []
-        self._armed = self._ended = False
+    cam = Cpt(Eiger2Cam, "cam1:", kind="omitted")
+    stream_clock = Cpt(Setting, value="detector", kind="config", doc="whose time stamps frames: detector or ioc")
 
-    def prepare(self, request: ScanRequest) -> WorkStatus:
-        """Set exposure, triggers and file for this request, and open the file plugin."""
-        return self._begin("prepare", lambda status: self._prepare(request))
+    @property
+    def dead_time_s(self) -> float:
+        return float(self.cam.dead_time.get())
 
-    def _prepare(self, request: ScanRequest) -> None:
-        cam, hdf = self.cam, self.hdf1
-        self._request, self._streams, self._collected = request, [], 0
-        self._armed = self._ended = False
-        self.counters.triggers_sent.put(0)
-        self._shape = self._frame_shape()
-        self._chunk = max(1, min(math.ceil(BLOCK_S / request.dwell_s), request.points, 1024))
-        file_name = f"{self.name}_{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4().hex[:8]}"
-        for signal, value in (
-            (cam.trigger_mode, "External Enable" if request.fly else "Internal Enable"),
-            (cam.manual_trigger, "Disable" if request.fly else "Enable"),
-            (cam.num_images, 1),
-            (cam.num_triggers, request.points),
-            (cam.acquire_time, float(request.exposure_s)),
-            (cam.acquire_period, float(request.dwell_s)),
-            (self.roi1.queue_size, max(200, math.ceil(0.5 / request.dwell_s))),
-            (self.pva1.queue_size, max(200, math.ceil(0.5 / request.dwell_s))),
-            (hdf.queue_size, max(200, math.ceil(1.0 / request.dwell_s))),
-            (hdf.num_frames_chunks, self._chunk),
-            (hdf.num_capture, request.points),
-            (hdf.file_name, file_name),
-        ):
-            self._change(signal, value)
-        if not hdf.file_path_exists.get():
-            raise FileNotFoundError(
-                f"the IOC cannot write to {hdf.file_path.get()!r} ({address(hdf.file_path)}): "
-                f"no such folder; create it, or set {self.name}.file_directory"
-            )
-        self._file = Path(hdf.file_path.get()) / f"{file_name}_000000.h5"
-        hdf.capture.put(1)
-        wait_until(
-            lambda: hdf.capture.get() == 1 and hdf.write_status.get() == "Write OK",
-            5.0,
-            lambda: f"{address(hdf.capture)} does not start: {hdf.write_message.get() or hdf.write_status.get()}",
-        )
+    @property
+    def clock(self) -> str:
+        return str(self.stream_clock.get())
 
-    def kickoff(self) -> WorkStatus:
-        """Arm; done when the detector waits for its first trigger."""
-        if self._request is None:
-            raise RuntimeError(f"{self.name} has nothing to do; prepare(request) comes first")
-        return self._begin("arm", lambda status: self._arm())
+    @property
+    def frame_dtype(self) -> str:
+        return DTYPES.get(int(self.cam.bit_depth.get()), "<u4")
 
-    def _arm(self) -> None:
+    def _lost_in_camera(self) -> Signal:
+        return self.cam.stream_dropped
+
+    def _recorded_settings(self) -> list[Any]:
         cam = self.cam
-        self._armed = True
-        cam.acquire.put(1)
-        wait_until(
-            lambda: cam.armed.get() == 1 and cam.acquire.get() == 1,
-            10.0,
-            lambda: (
-                f"{self.name} does not arm: DetectorState = {cam.detector_state.get()}, "
-                f"{cam.status_message.get()!r}; initialize the detector"
-            ),
-        )
+        return [
+            *super()._recorded_settings(),
+            cam.num_images,
+            cam.num_triggers,
+            cam.photon_energy,
+            cam.threshold_energy,
+            cam.bit_depth,
+            cam.count_cutoff,
+            cam.dead_time,
+        ]
+
+    def _camera_values(self) -> list[tuple[Signal, Any]]:
+        cam = self.cam
+        return [
+            (cam.data_source, "Stream"),
+            (cam.stream_enable, "Enable"),
+            (cam.stream_decompress, "Enable"),
+            (cam.stream_version, "Stream2"),
+            (cam.stream_as_ts_source, "Yes" if self.clock == "detector" else "No"),
+        ]
+
+    def _trigger_values(self, request: ScanRequest) -> list[tuple[Signal, Any]]:
+        cam, points = self.cam, request.points
+        modes = {"gate": (ENABLE, 1, points), "pulse": (SERIES, 1, points), "start": (SERIES, points, 1)}
+        mode, images, triggers = modes[self.triggering.get()] if request.fly else ("Internal Enable", 1, points)
+        return [
+            (cam.trigger_mode, mode),
+            (cam.manual_trigger, "Disable" if request.fly else "Enable"),
+            (cam.num_images, images),
+            (cam.num_triggers, triggers),
+        ]
+
+    def _is_armed(self) -> bool:
+        return self.cam.armed.get() == 1
+
+    def _came(self) -> int:
+        return int(self.cam.num_images_counter.get(use_monitor=False))
 
     def trigger(self) -> WorkStatus:
         """Send one software trigger; done when its frame has reached the driver."""
@@ -123,159 +127,3 @@ class Eiger(StagedEiger):
             lambda: f"{self.name} was triggered {sent} times but only {self._seen()} frames came",
             poll_s=0.005,
         )
-
-    def _seen(self) -> int:
-        """Frames that came, and frames the detector says it lost."""
-        return int(self.cam.num_images_counter.get()) + self._losses()["lost_in_detector"]
-
-    def complete(self) -> WorkStatus:
-        """Done when every frame has come and is written; fails when frames stay away.
-
-        After `stop`, done when what has come is written.
-        """
-        return self._begin("frames", self._complete)
-
-    def _complete(self, status: WorkStatus) -> None:
-        if not self._alive():
-            raise TimeoutError(f"{self.name} does not answer; is its IOC running?")
-        planned = self._request.points if self._request else 0
-        seen, changed_at = -1, time.monotonic()
-        while not (status.stopped.is_set() or self._ended):
-            now = self._seen()
-            self.counters.written.put(int(self.hdf1.num_captured.get()))  # what is known if the IOC dies
-            status.report(now, planned, "frames")
-            if now >= planned:
-                break
-            if now != seen:
-                seen, changed_at = now, time.monotonic()
-            silence = time.monotonic() - changed_at
-            allowed = self._silence_s() if seen > 0 else self.first_frame_s.get()
-            if silence > allowed:
-                raise TimeoutError(
-                    f"{self.name}: {now} of {planned} frames came, none for {silence:.1f} s; "
-                    "a trigger or its frame is missing (stream 'counters' says which), or the cable is out"
-                )
-            time.sleep(0.05)
-        self._finish_file()
-
-    def _silence_s(self) -> float:
-        return max(self.stall_s.get(), 5 * self._request.dwell_s if self._request else 0)
-
-    def _finish_file(self) -> None:
-        """Wait until the file plugin has worked off its queue, then close the file."""
-        hdf, cam = self.hdf1, self.cam
-        came, deadline = int(cam.num_images_counter.get()), time.monotonic() + 2.0
-        while int(hdf.num_captured.get()) + self._losses()["lost_before_file"] < came and time.monotonic() < deadline:
-            time.sleep(0.02)  # between the driver's counter and the plugin's queue
-        wait_until(
-            lambda: hdf.queue_free.get() >= hdf.queue_size.get(),
-            30.0,
-            lambda: f"{address(hdf.queue_free)}: the file plugin does not work off its queue; is the disk full?",
-        )
-        if hdf.capture.get():
-            hdf.capture.put(0)
-        wait_until(lambda: hdf.capture.get() == 0, 10.0, lambda: f"{address(hdf.capture)}: the file does not close")
-        if hdf.write_status.get() != "Write OK":
-            raise OSError(f"{self.name}: writing {self._file} failed: {hdf.write_message.get()}; is the disk full?")
-
-    def stop(self, *, success: bool = False) -> None:
-        """End what is running, disarm, do not wait. Harmless on an idle detector; told, not raised, on a dead one."""
-        self._ended = True
-        for work in self._works:
-            work.stopped.set()
-        try:
-            if self._alive() and self.cam.acquire.get():
-                self.cam.acquire.put(0)
-        except Exception as error:
-            self.log.error("%s cannot be disarmed: %s", self.name, error)
-
-    def unstage(self) -> list[object]:
-        self.stop(success=True)
-        self._request = None
-        return super().unstage()
-
-    # documents
-
-    def describe_collect(self) -> dict[str, Any]:
-        """Data keys of the stream of frames, all of them external."""
-        shape = self._shape
-        dtype = DTYPES.get(int(self.cam.bit_depth.get()), "<u4")
-        source = f"PV:{self.prefix}"
-        return {
-            f"{self.name}_image": {
-                "source": source,
-                "dtype": "array",
-                "shape": list(shape),
-                "dtype_numpy": dtype,
-                "external": "STREAM:",
-            },
-            f"{self.name}_unique_id": {
-                "source": source,
-                "dtype": "integer",
-                "shape": [],
-                "dtype_numpy": "<i4",
-                "external": "STREAM:",
-            },
-            f"{self.name}_time_stamp": {
-                "source": source,
-                "dtype": "number",
-                "shape": [],
-                "dtype_numpy": "<f8",
-                "units": "s",
-                "external": "STREAM:",
-            },
-        }
-
-    @property
-    def hints(self) -> dict[str, Any]:
-        return {"fields": []}
-
-    def get_index(self) -> int:
-        """Number of frames in the file."""
-        return int(self.counters.written.get())
-
-    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Refer to the frames written since the last call."""
-        if self._alive():
-            self.counters.written.put(int(self.hdf1.num_captured.get()))
-        written = self.get_index() if index is None else index
-        if written <= self._collected:
-            return
-        if not self._streams:
-            for key, dataset, chunk in (
-                (f"{self.name}_image", FRAMES, (self._chunk, *self._shape)),
-                (f"{self.name}_unique_id", f"{ATTRIBUTES}/NDArrayUniqueId", (self._chunk,)),
-                (f"{self.name}_time_stamp", f"{ATTRIBUTES}/NDArrayTimeStamp", (self._chunk,)),
-            ):
-                stream = compose_stream_resource(
-                    mimetype="application/x-hdf5",
-                    uri=f"file://localhost{self._file.as_posix()}",
-                    data_key=key,
-                    parameters={"dataset": dataset, "chunk_shape": chunk},
-                )
-                self._streams.append(stream.compose_stream_datum)
-                yield "stream_resource", stream.stream_resource_doc
-        indices = {"start": self._collected, "stop": written}
-        for compose_stream_datum in self._streams:
-            yield "stream_datum", compose_stream_datum(indices=indices)
-        self._collected = written
-
-    def refresh_counters(self) -> WorkStatus:
-        """Bring `counters` up to date; figures that a dead IOC cannot give become unknown (-1)."""
-        return self._begin("counters", lambda status: self._refresh_counters())
-
-    def _refresh_counters(self) -> None:
-        counters = self.counters
-        alive = self._alive()
-        losses = self._losses() if alive and self._losses_before else {}
-        for name in ("lost_in_detector", "lost_in_plugin", "lost_before_file"):
-            getattr(counters, name).put(losses.get(name, UNKNOWN))
-        counted = int(self.cam.num_images_counter.get(use_monitor=False)) if alive and self._armed else 0
-        counters.driver_frames.put(counted if alive else UNKNOWN)
-        if alive:
-            counters.written.put(int(self.hdf1.num_captured.get(use_monitor=False)))
-
-    def _begin(self, label: str, work: Any) -> WorkStatus:
-        status = in_background(self, label, work)
-        self._works = [running for running in self._works if not running.done] + [status]
-        return status

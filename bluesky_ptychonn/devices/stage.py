@@ -1,17 +1,17 @@
 """Spiral sample stage: two motors, and a trajectory controller which sends a trigger per frame."""
 
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ophyd import EpicsSignal, EpicsSignalRO
 
 from bluesky_ptychonn.core.request import ScanRequest
 from bluesky_ptychonn.core.trajectory import profile_points, to_mid_exposure
-from bluesky_ptychonn.devices.stage_base import LEAD_S, PositionedStage
-from bluesky_ptychonn.devices.waiting import WorkStatus, address, answers, put_checked, wait_until
+from bluesky_ptychonn.devices.position_source import CapturedPositions, PositionSource, ProfileReadbacks
+from bluesky_ptychonn.devices.stage_base import LEAD_S, PositionedStage, room
+from bluesky_ptychonn.devices.stage_pvs import PositionTable
+from bluesky_ptychonn.devices.waiting import WorkStatus, address, answers, put_checked, run_busy, wait_until
 
 BUILD_S = 300.0
 TRIGGER_INDEX = "trigger_index"
@@ -29,14 +29,31 @@ class SpiralStage(PositionedStage):
         PV prefix with its trailing colon, such as ``"BL:STAGE:"``.
     name : str
         Ophyd name; data keys begin with it.
+    table : PositionTable, optional
+        Captures the positions while the stage flies; without it, they are the controller's, read back at the end.
     """
 
-    def __init__(self, prefix: str = "", *, name: str, **kwargs: Any) -> None:
+    def __init__(self, prefix: str = "", *, name: str, table: PositionTable | None = None, **kwargs: Any) -> None:
         super().__init__(prefix, name=name, **kwargs)
         self._request: ScanRequest | None = None
         self._started_at = 0.0
-        self._latched_um = np.empty((0, 2))
-        self._executed = self._ended = False
+        self.table = table
+        self._source: PositionSource = ProfileReadbacks(self.profile) if table is None else CapturedPositions(table)
+        self._told = 0
+        self._executed = self._ended = self._flown = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether positions can be collected during a flight."""
+        return self._source.streams
+
+    def _capture_room(self) -> int:
+        return super()._capture_room() if self.table is None else room(self.table.y)
+
+    def wait_for_connection(self, *args: Any, **kwargs: Any) -> None:
+        super().wait_for_connection(*args, **kwargs)
+        if self.table is not None:
+            self.table.wait_for_connection(*args, **kwargs)
 
     def stage(self) -> list[object]:
         """Wait until motors and trajectory controller rest."""
@@ -64,13 +81,14 @@ class SpiralStage(PositionedStage):
     def prepare(self, request: ScanRequest) -> WorkStatus:
         """Build the trajectory of a fly scan; nothing moves."""
         self._request = request
-        self._executed = self._ended = False
-        self._latched_um = np.empty((0, 2))
+        self._executed = self._ended = self._flown = False
+        self._told = 0
         self._forget_counts()
         return self._begin("build", lambda status: self._build(request, status) if request.fly else None)
 
     def _build(self, request: ScanRequest, status: WorkStatus) -> None:
         profile = self.profile
+        self._source.begin(request.points)
         points = profile_points(request.positions_um, request.exposure_s, request.dwell_s)
         count = len(points.points_um)
         for signal, value in (
@@ -88,24 +106,12 @@ class SpiralStage(PositionedStage):
         profile.times.put(np.append(points.times_s, request.dwell_s))
         profile.positions_y.put(points.points_um[:, 0])
         profile.positions_x.put(points.points_um[:, 1])
-        self._command(status, profile.build, profile.build_state, BUILD_S)
+        run_busy(status, profile.build, profile.build_state, BUILD_S)
         if profile.build_status.get() != "Success":
             raise RuntimeError(
                 f"{self.name}: the controller refuses the trajectory ({profile.build_status.get()}): "
                 f"{profile.build_message.get()}; enlarge dwell_s, shorten step_um or scan a smaller field"
             )
-
-    def _command(self, status: WorkStatus, command: EpicsSignal, state: EpicsSignalRO, timeout_s: float) -> None:
-        """Start Build or Readback and wait for its end."""
-        taken = threading.Event()
-        command.put(1, use_complete=True, callback=lambda **_: taken.set())
-        wait_until(
-            lambda: status.stopped.is_set() or (taken.is_set() and state.get() == "Done") or not state.connected,
-            timeout_s,
-            lambda: f"{address(command)} does not end: {address(state)} is {state.get()}",
-        )
-        if not state.connected:
-            raise TimeoutError(f"{address(state)} was lost; is the stage's IOC running?")
 
     def kickoff(self) -> WorkStatus:
         """Start the trajectory; done when it runs."""
@@ -153,22 +159,18 @@ class SpiralStage(PositionedStage):
                 f"{self.name}: the trajectory ended with {profile.execute_status.get()}: "
                 f"{profile.execute_message.get()}"
             )
-        self._fetch(status)
-        if profile.readback_status.get() != "Success" and not self._ended:
-            raise RuntimeError(f"{self.name}: the controller has no positions: {profile.readback_message.get()}")
+        problem = self._fetch(status)
+        if problem and not self._ended:
+            raise RuntimeError(f"{self.name}: {problem}")
 
-    def _fetch(self, status: WorkStatus) -> None:
-        """Have the controller fill the readback records."""
-        self._command(status, self.profile.readback, self.profile.readback_state, 10.0)
-        profile, most = self.profile, self._request.points if self._request else 0
-        pulses = int(profile.actual_pulses.get(use_monitor=False))  # a monitor may be late
-        if pulses:
-            columns = [
-                np.atleast_1d(axis.get(use_monitor=False))[:most] for axis in (profile.readbacks_y, profile.readbacks_x)
-            ]
-            self._latched_um = np.stack(columns, axis=1)
+    def _fetch(self, status: WorkStatus) -> str:
+        """Get the positions; what is wrong with them, or empty."""
+        pulses = int(self.profile.actual_pulses.get(use_monitor=False))  # a monitor may be late
+        problem = self._source.finish(status, pulses)
         self.counters.pulses.put(pulses)
-        self.counters.trigger_slots.put(len(self._latched_um) or pulses)
+        self.counters.trigger_slots.put(len(self._source.so_far()) or pulses)
+        self._flown = True
+        return problem
 
     def stop(self, *, success: bool = False) -> None:
         """End motion at once, do not wait. Harmless on a resting stage; told, not raised, on a dead one."""
@@ -193,40 +195,41 @@ class SpiralStage(PositionedStage):
 
     def describe_collect(self) -> dict[str, Any]:
         """Data keys of the stream of positions."""
-        source = f"PV:{self.prefix}Prof1:"
         keys: dict[str, Any] = {
             motor.name: {
-                "source": f"{source}M{axis}Readbacks",
+                "source": f"PV:{address(column)}",
                 "dtype": "number",
                 "shape": [],
                 "dtype_numpy": "<f8",
                 "units": "um",
             }
-            for axis, motor in enumerate(self._motors, start=1)
+            for motor, column in zip(self._motors, self._source.columns, strict=True)
         }
-        index = {"source": f"{source}NumActualPulses", "dtype": "integer", "shape": [], "dtype_numpy": "<i8"}
+        pulses = f"PV:{address(self.profile.actual_pulses)}"
+        index = {"source": pulses, "dtype": "integer", "shape": [], "dtype_numpy": "<i8"}
         return {**keys, TRIGGER_INDEX: index}
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Positions at mid exposure of the triggers up to the end, one page; none before `complete`."""
-        captured_um = self._captured_um()
-        if not len(captured_um):
-            return
-        request = self._request
-        dwell_s = request.dwell_s if request else 0.0
-        times = (self._started_at + LEAD_S + np.arange(len(captured_um)) * dwell_s).tolist()
-        data = {
-            self.y.name: captured_um[:, 0].tolist(),
-            self.x.name: captured_um[:, 1].tolist(),
-            TRIGGER_INDEX: list(range(len(captured_um))),
-        }
-        yield {"time": times, "data": data, "timestamps": {key: times for key in data}}
+        """Positions at mid exposure of the triggers since the last call, one page.
 
-    def _captured_um(self) -> np.ndarray:
+        None before `complete`, unless the source `streams`; the last one waits for its successor, until `complete`.
+        """
         request = self._request
-        if request is None:
-            return np.empty((0, 2))
-        return to_mid_exposure(self._latched_um, request.positions_um, request.exposure_s, request.dwell_s)
+        if request is None or not (self._flown or self.streams):
+            return
+        latched_um, told = self._source.so_far(), self._told
+        captured_um = to_mid_exposure(latched_um, request.positions_um, request.exposure_s, request.dwell_s)
+        ready = len(captured_um) if self._flown else len(captured_um) - 1
+        if ready <= told:
+            return
+        times = (self._started_at + LEAD_S + np.arange(told, ready) * request.dwell_s).tolist()
+        data = {
+            self.y.name: captured_um[told:ready, 0].tolist(),
+            self.x.name: captured_um[told:ready, 1].tolist(),
+            TRIGGER_INDEX: list(range(told, ready)),
+        }
+        self._told = ready
+        yield {"time": times, "data": data, "timestamps": {key: times for key in data}}
 
     def _forget_counts(self) -> None:
         self.counters.pulses.put(-1)

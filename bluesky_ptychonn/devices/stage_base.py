@@ -58,10 +58,10 @@ class PositionedStage(Device):
     def _check_flight(self, request: ScanRequest) -> list[str]:
         points = profile_points(request.positions_um, request.exposure_s, request.dwell_s)
         problems = self._check_travel(_with_leads(points))
-        room = min(_room(self.profile.positions_y), _room(self.profile.readbacks_y))
-        if len(points.points_um) > room:
+        most = min(room(self.profile.positions_y), self._capture_room())
+        if len(points.points_um) > most:
             problems.append(
-                f"{request.points} points do not fit the trajectory controller, whose records hold {room}; "
+                f"{request.points} points do not fit the trajectory controller, whose records hold {most}; "
                 "enlarge step_um, scan a smaller field, or use fly=False"
             )
         for motor, speed, push in zip(self._motors, *points.peak_motion(), strict=True):
@@ -79,6 +79,10 @@ class PositionedStage(Device):
                     f"({motor.prefix}.VMAX / .ACCL); enlarge dwell_s or shorten step_um"
                 )
         return problems
+
+    def _capture_room(self) -> int:
+        """How many positions can be captured."""
+        return room(self.profile.readbacks_y)
 
     def ptycho_block(self) -> dict[str, Any]:
         """Nothing: the recipe of the positions is the request's."""
@@ -141,7 +145,7 @@ def _with_leads(points: ProfilePoints) -> np.ndarray:
     return np.concatenate([before, points.points_um, after])
 
 
-def _room(signal: Signal) -> int:
+def room(signal: Signal) -> int:
     """Number of elements of a waveform record."""
     signal.wait_for_connection()
     return int(signal._read_pv.nelm)  # type: ignore[attr-defined]

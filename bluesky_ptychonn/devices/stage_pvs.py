@@ -48,6 +48,18 @@ class ProfileMove(Device):
     readbacks_x = Cpt(EpicsSignalRO, "M2Readbacks", kind="omitted")
 
 
+class PositionTable(Device):
+    """A table of the positions captured at each trigger, um, which grows while the stage flies.
+
+    Such as the position capture of a PandA, or encoders counted by a scaler, behind records of these names.
+    """
+
+    arm = Cpt(EpicsSignal, "Arm", string=True, kind="omitted", doc="Arm empties the table and begins to capture")
+    captured = Cpt(EpicsSignalRO, "NumCaptured", kind="omitted", doc="rows, written after those of Y and X")
+    y = Cpt(EpicsSignalRO, "Y", kind="omitted")
+    x = Cpt(EpicsSignalRO, "X", kind="omitted")
+
+
 class StageCounters(Device):
     """What the controller says about its triggers; -1 is unknown."""
 

@@ -65,6 +65,25 @@ def put_checked(signal: Signal, value: Any, timeout_s: float = 3.0) -> None:
     )
 
 
+def run_busy(status: "WorkStatus", command: Signal, state: Signal, timeout_s: float) -> None:
+    """Set a busy record, such as Build, and wait until it is done and its state says so, or the work is stopped.
+
+    Raises
+    ------
+    TimeoutError
+        If it does not end in time, or its IOC is lost.
+    """
+    taken = threading.Event()
+    command.put(1, use_complete=True, callback=lambda **_: taken.set())
+    wait_until(
+        lambda: status.stopped.is_set() or (taken.is_set() and state.get() == "Done") or not state.connected,
+        timeout_s,
+        lambda: f"{address(command)} does not end: {address(state)} is {state.get()}",
+    )
+    if not state.connected:
+        raise TimeoutError(f"{address(state)} was lost; is the stage's IOC running?")
+
+
 def answers(signal: Callable[[], Signal], timeout_s: float = 0.5) -> bool:
     """Whether a PV answers now; the signal is given as a function because a lazy one connects when it is named.
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 OPEN, CLOSE = "Open", "Close"
 SHUTTER_S = 5.0
 POINTS_PER_COLLECT = 20
+STREAM_S = 0.25
+"""How often positions are collected from a stage that streams them."""
 
 
 class Scan:
@@ -169,6 +171,8 @@ class Scan:
         yield from guard.wait("execute")
         yield from bps.complete(self.stage, group="fly")
         yield from bps.complete(self.detector, group="fly")
+        while getattr(self.stage, "streams", False) and not (yield from guard.wait_some("fly", STREAM_S)):
+            yield from self._collect(self.stage)
         yield from guard.wait("fly")
         yield from self._collect(self.detector)
         yield from self._collect(self.stage)

@@ -46,7 +46,8 @@ def spiral_ptycho_scan(
         Detector which takes a `ScanRequest` in ``prepare``, lists problems in ``check``, and counts its frames in
         ``counters``.
     stage : Flyable
-        Sample stage with the same abilities, which also moves to a position (y, x) in um.
+        Sample stage with the same abilities, which also moves to a position (y, x) in um. For a step scan, an
+        `AxisPair` of any two movables.
     width_um, height_um : float
         Extent of the probe centres along x and y; the height is the width if not given.
     step_um : float, optional

@@ -141,7 +141,7 @@ class Beamline:
             "ports": self.ports,
             "arguments": self.arguments,
             "env": self.env,
-            "prefixes": {"detector": DETECTOR, "stage": STAGE, "shutter": SHUTTER},
+            "prefixes": {"detector": self.detector.get("prefix", DETECTOR), "stage": STAGE, "shutter": SHUTTER},
             "detector": self.detector,
         }
         partial = self.directory / (FILE_NAME + ".part")
@@ -168,11 +168,12 @@ class Beamline:
 def start(
     directory: Path | str,
     *,
+    detector: str = "eiger2",
     source: str = "physics",
     sample: str = "etched",
     field_um: float = 12.0,
     photons: float = 1e6,
-    frame_px: int = 128,
+    frame_px: int | None = None,
     defocus_um: float = 170.0,
     astigmatism_um: float = 0.0,
     seed: int = 0,
@@ -184,11 +185,12 @@ def start(
     ----------
     directory : Path or str
         State directory; made if it is not there.
+    detector : {"eiger2", "medipix3"}
     source : str
         ``"physics"``, or the NPZ file of a recorded scan.
-    sample : {"etched", "letters"}
+    sample : {"etched", "letters", "islands"}
     field_um, photons, frame_px, defocus_um, astigmatism_um
-        Side of the sample, photons per frame, side of a frame, and the probe.
+        Side of the sample, photons per frame, side of a frame (the detector's if not given), and the probe.
     seed : int
         Of sample, detector face and noise.
     timeout_s : float
@@ -210,19 +212,21 @@ def start(
     if shutil.disk_usage(directory).free < 200e6:
         raise BeamlineError(f"less than 200 MB are free in {directory}; give another directory")
     options: dict[str, Any] = {
+        "detector": detector,
         "source": source,
         "sample": sample,
         "field-um": field_um,
         "photons": photons,
-        "frame-px": frame_px,
         "defocus-um": defocus_um,
         "astigmatism-um": astigmatism_um,
         "seed": seed,
     }
-    detector = [f"--{name}={value}" for name, value in options.items()]
+    if frame_px is not None:
+        options["frame-px"] = frame_px
+    arguments = [f"--{name}={value}" for name, value in options.items()]
     servers: list[str] = [*PROCESSES, "pva", "pva_search"]
     ports = dict(zip(servers, free_ports(len(servers))))
-    beamline = Beamline(directory, {"repeater": [], "detector": detector, "stage": []}, ports)
+    beamline = Beamline(directory, {"repeater": [], "detector": arguments, "stage": []}, ports)
     try:
         for name in PROCESSES:
             beamline._spawn(name)

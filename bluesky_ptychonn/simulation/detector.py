@@ -1,4 +1,4 @@
-"""How the simulated Eiger behaves: arming, triggers, counters, faults. No EPICS here."""
+"""How the simulated detector behaves: arming, triggers, counters, faults. No EPICS here."""
 
 import logging
 import queue
@@ -18,7 +18,6 @@ from bluesky_ptychonn.simulation.writer import FileWriter, Frame
 
 logger = logging.getLogger(__name__)
 
-DEAD_TIME_S = 1e-7
 SUB_STEPS = 5
 CLOCK_GRAIN_S = 2e-6
 
@@ -101,10 +100,12 @@ class Detector:
         if motion is None:
             return
         per_trigger = s.images if s.mode == TriggerMode.EXTERNAL_SERIES else 1
-        key = (s.exposure_s, s.photons, per_trigger, s.period_s if per_trigger > 1 else 0.0)
+        series = (s.period_s, s.triggers) if per_trigger > 1 else ()
+        key = (s.exposure_s, s.photons, per_trigger, *series)
         if key != self._pool_key:
             steps_s = (np.arange(SUB_STEPS) + 0.5) / SUB_STEPS * s.exposure_s
-            images_s = np.add.outer(motion.pulse_s, np.arange(per_trigger) * s.period_s).ravel()
+            pulse_s = motion.pulse_s if per_trigger == 1 else motion.pulse_s[: s.triggers]
+            images_s = np.add.outer(pulse_s, np.arange(per_trigger) * s.period_s).ravel()
             self._pool = self.source.frames(motion.at(np.add.outer(images_s, steps_s)), s.photons)
             self._pool_key = key
 
@@ -120,7 +121,9 @@ class Detector:
             return
         self._series += 1
         state = self.state
-        state.acquiring, state.detector_state, state.images = True, ACQUIRE, 0
+        state.acquiring, state.detector_state, state.images, state.exposed = True, ACQUIRE, 0, 0
+        if self.settings.numbers_exposures:
+            state.stream_dropped = 0
         state.sequence += 1
         state.message = "Arming"
         self.on_change()
@@ -175,7 +178,7 @@ class Detector:
         pool = self._pool if self._motion is not None and not self._moved and not s.manual else None
         if pool is None:
             pool = self._standing(int(min(count, self.source.different_frames)))
-        period_s = max(s.period_s, s.exposure_s + DEAD_TIME_S)
+        period_s = max(s.period_s, s.exposure_s + s.dead_time_s)
         taken = 0
         while taken < count:
             begin_s = start_s + taken * period_s
@@ -199,14 +202,14 @@ class Detector:
         per_trigger = s.images_per_trigger
         for image in range(per_trigger):
             begin_s = time_s + image * s.period_s
-            self._ready_s = begin_s + s.exposure_s + DEAD_TIME_S
+            self._ready_s = begin_s + s.exposure_s + s.dead_time_s
             if not self._wait(begin_s + s.exposure_s, series):
                 return
             number = index * per_trigger + image
             pool = self._pool
             frame = pool[number % len(pool)] if pool is not None else self._standing(1)[0]
             self._take(series, number, begin_s, frame)
-        if self.state.images >= s.total:
+        if (self.state.exposed if s.numbers_exposures else self.state.images) >= s.total:
             self._finish(series)
 
     def _wait(self, until_s: float, series: int) -> bool:
@@ -229,12 +232,14 @@ class Detector:
     def _hand_out(self, index: int, begin_s: float, data: np.ndarray) -> None:
         """Give one frame its number and time, and the plugins their copy."""
         s, state = self.settings, self.state
+        number = state.exposed
+        state.exposed += 1
         if index in s.drop_in_detector:
             state.stream_dropped += 1
             return
         if not s.streaming:
             return
-        unique_id = state.array_counter
+        unique_id = number if s.numbers_exposures else state.array_counter
         state.array_counter += 1
         state.images += 1
         if not s.shutter_open:
@@ -244,7 +249,7 @@ class Detector:
             data[self.source.stamp_pixel] = index % 65535
         time_s = begin_s + self._clock_offset_s if s.detector_clock else time.time()
         state.last = frame = Frame(data, unique_id, time_s, time_s)
-        if not (s.array_callbacks and s.roi_enabled):
+        if not (s.array_callbacks and s.roi_enabled and s.roi_hears):
             return
         state.roi_arrays += 1
         if index in s.drop_in_plugin:

@@ -1,4 +1,4 @@
-"""The records of the detector IOC, wired to the detector and its file writer."""
+"""The records of a detector IOC, wired to the detector and its file writer; those of the camera are its kind's."""
 
 import os
 import time
@@ -9,81 +9,123 @@ from typing import Any
 import numpy as np
 
 from bluesky_ptychonn.core.optics import Geometry
-from bluesky_ptychonn.simulation.detector import DEAD_TIME_S, Detector
-from bluesky_ptychonn.simulation.detector_state import TriggerMode
+from bluesky_ptychonn.simulation.detector import Detector
+from bluesky_ptychonn.simulation.detector_kinds import DetectorKind
 from bluesky_ptychonn.simulation.image_server import ImageServer
-from bluesky_ptychonn.simulation.names import DETECTOR, SHUTTER
-from bluesky_ptychonn.simulation.record_factory import OUTPUTS, ROI_CORNER_PX, make_record, start_values
+from bluesky_ptychonn.simulation.names import SHUTTER
+from bluesky_ptychonn.simulation.record_factory import OUTPUTS, make_record, start_values
 from bluesky_ptychonn.simulation.records import record_specs
 from bluesky_ptychonn.simulation.writer import EPICS_EPOCH_S
 
 SHORTEST_EXPOSURE_S, LONGEST_EXPOSURE_S = 1e-5, 3600.0
-SHORTEST_PERIOD_S = 1 / 4500
 FAULTS = {"Detector": "drop_in_detector", "Plugin": "drop_in_plugin", "Writer": "drop_in_writer"}
 MAX_FAULTS = 256
+
+
+def assign(target: Any, name: str, convert: Callable = bool) -> Callable[[Any], Any]:
+    """A put sets an attribute; the readback is what was put."""
+
+    def handler(value: Any) -> Any:
+        setattr(target, name, convert(value))
+        return value
+
+    return handler
+
+
+def at_least_one(target: Any, name: str) -> Callable[[Any], int]:
+    """A put sets a count, which is never less than one."""
+
+    def handler(value: Any) -> int:
+        setattr(target, name, max(1, int(value)))
+        return getattr(target, name)
+
+    return handler
+
+
+def count(target: Any, name: str) -> Callable[[Any], None]:
+    """A put sets a count that is shown from there."""
+    return lambda value: setattr(target, name, int(value))
+
+
+def _indices(values: Any) -> frozenset[int]:
+    return frozenset(int(value) for value in np.atleast_1d(values) if value >= 0)
 
 
 class DetectorRecords:
     """Make every record; puts reach the detector, its state reaches the records.
 
+    A kind of detector adds what its camera's own records do and show.
+
     Parameters
     ----------
+    kind : DetectorKind
     detector : Detector
     images : ImageServer
     geometry : Geometry
         Shown in the metadata records.
     """
 
-    def __init__(self, detector: Detector, images: ImageServer, geometry: Geometry) -> None:
+    def __init__(self, kind: DetectorKind, detector: Detector, images: ImageServer, geometry: Geometry) -> None:
         from softioc import builder
 
-        self._detector, self._images = detector, images
+        self._kind, self._detector, self._images = kind, detector, images
         self._records: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}
         self._rate = (time.monotonic(), 0)
-        self._handlers = self._make_handlers()
+        self._handlers = self._make_handlers() | self._camera_handlers()
         builder.SetBlocking(True)
-        starts = start_values(detector.source, detector.settings, geometry)
+        starts = start_values(kind, detector.source, detector.settings, geometry)
         self._settable = {SHUTTER}
-        for spec in record_specs():
+        for spec in record_specs(kind.name):
             value = starts.get(spec.name, spec.value)
-            self._records[spec.name] = make_record(builder, spec, value, self._on_put(spec.name))
+            self._records[spec.name] = make_record(builder, kind.prefix, spec, value, self._on_put(spec.name))
             if spec.type in OUTPUTS:
                 self._settable.add(spec.name)
         self._make_simulation_records(builder)
 
     def _make_simulation_records(self, builder: Any) -> None:
-        detector, settings = self._detector, self._detector.settings
-
-        def assign(name: str, convert: Callable) -> Callable:
-            return lambda value: setattr(settings, name, convert(value))
+        detector, settings, prefix = self._detector, self._detector.settings, self._kind.prefix
 
         self._settable |= {"Sim:Photons", "Sim:StampIndex", *("Sim:DropIn" + where for where in FAULTS)}
         self._records["Sim:Photons"] = builder.aOut(
-            DETECTOR + "Sim:Photons",
+            prefix + "Sim:Photons",
             initial_value=settings.photons,
             DRVL=1,
             DRVH=1e9,
-            on_update=assign("photons", float),
+            on_update=assign(settings, "photons", float),
         )
         self._records["Sim:StampIndex"] = builder.boolOut(
-            DETECTOR + "Sim:StampIndex", "No", "Yes", initial_value=0, on_update=assign("stamp_index", bool)
+            prefix + "Sim:StampIndex", "No", "Yes", initial_value=0, on_update=assign(settings, "stamp_index")
         )
-        self._records["Sim:IgnoredTriggers_RBV"] = builder.longIn(DETECTOR + "Sim:IgnoredTriggers_RBV", initial_value=0)
+        self._records["Sim:IgnoredTriggers_RBV"] = builder.longIn(prefix + "Sim:IgnoredTriggers_RBV", initial_value=0)
         self._records[SHUTTER] = builder.boolOut(
             SHUTTER,
             "Close",
             "Open",
             initial_value=detector.settings.shutter_open,
-            on_update=assign("shutter_open", bool),
+            on_update=assign(settings, "shutter_open"),
         )
         for where, name in FAULTS.items():
             self._records["Sim:DropIn" + where] = builder.WaveformOut(
-                f"{DETECTOR}Sim:DropIn{where}",
+                f"{prefix}Sim:DropIn{where}",
                 length=MAX_FAULTS,
                 datatype=int,
-                on_update=assign(name, lambda values: frozenset(int(v) for v in np.atleast_1d(values) if v >= 0)),
+                on_update=assign(settings, name, _indices),
             )
+
+    # What a kind of detector adds
+
+    def _camera_handlers(self) -> dict[str, Callable[[Any], Any]]:
+        """Build what puts to the camera's own records do; as `_make_handlers`."""
+        raise NotImplementedError
+
+    def _camera_state(self) -> dict[str, Any]:
+        """What the camera's own records show after arming, an end, a capture."""
+        raise NotImplementedError
+
+    def _camera_counters(self) -> dict[str, int]:
+        """What the camera's own records count."""
+        raise NotImplementedError
 
     # Puts
 
@@ -100,43 +142,19 @@ class DetectorRecords:
         """Build what a put does, by record; it returns the readback, or None where the state shows it."""
         detector, file = self._detector, self._detector.writer.settings
         settings, state = detector.settings, detector.state
-
-        def assign(target: Any, name: str, convert: Callable = bool) -> Callable[[Any], Any]:
-            def handler(value: Any) -> Any:
-                setattr(target, name, convert(value))
-                return value
-
-            return handler
-
-        def at_least_one(target: Any, name: str) -> Callable[[Any], int]:
-            def handler(value: Any) -> int:
-                setattr(target, name, max(1, int(value)))
-                return getattr(target, name)
-
-            return handler
-
-        def count(target: Any, name: str) -> Callable[[Any], None]:
-            return lambda value: setattr(target, name, int(value))
-
+        corner_y, corner_x = self._kind.corner_px
         height, width = detector.source.frame_shape
         return {
             "cam1:Acquire": lambda value: detector.arm() if value else detector.disarm(),
-            "cam1:Trigger": lambda value: detector.trigger(),
             "cam1:AcquireTime": self._set_exposure,
             "cam1:AcquirePeriod": self._set_period,
-            "cam1:NumImages": at_least_one(settings, "images"),
-            "cam1:NumTriggers": at_least_one(settings, "triggers"),
-            "cam1:TriggerMode": self._set_mode,
-            "cam1:ManualTrigger": assign(settings, "manual"),
-            "cam1:DataSource": assign(settings, "streaming", lambda value: value == 2),
-            "cam1:StreamAsTSSource": lambda value: self._set_clock("StreamAsTSSource", value),
-            "cam1:StreamVersion": lambda value: self._set_clock("StreamVersion", value),
             "cam1:ArrayCallbacks": assign(settings, "array_callbacks"),
             "cam1:ArrayCounter": lambda value: detector.reset_counter(int(value)),
             "ROI1:EnableCallbacks": assign(settings, "roi_enabled"),
+            "ROI1:NDArrayAddress": self._set_address,
             "ROI1:ArrayCounter": count(state, "roi_arrays"),
-            "ROI1:MinX": lambda value: ROI_CORNER_PX[1],
-            "ROI1:MinY": lambda value: ROI_CORNER_PX[0],
+            "ROI1:MinX": lambda value: corner_x,
+            "ROI1:MinY": lambda value: corner_y,
             "ROI1:SizeX": lambda value: width,
             "ROI1:SizeY": lambda value: height,
             "Pva1:EnableCallbacks": assign(settings, "pva_enabled"),
@@ -166,22 +184,12 @@ class DetectorRecords:
 
     def _set_period(self, value: float) -> float:
         settings = self._detector.settings
-        shortest_s = max(SHORTEST_PERIOD_S, settings.exposure_s + DEAD_TIME_S)
+        shortest_s = max(self._kind.shortest_period_s, settings.exposure_s + settings.dead_time_s)
         settings.period_s = self._detector.writer.settings.period_s = max(shortest_s, float(value))
         return settings.period_s
 
-    def _set_mode(self, value: int) -> int:
-        settings = self._detector.settings
-        if value in (TriggerMode.INTERNAL_ENABLE, TriggerMode.EXTERNAL_ENABLE):
-            settings.images = 1
-            self._show("cam1:NumImages", 1)
-            self._show("cam1:NumImages_RBV", 1)
-        settings.mode = int(value)
-        return value
-
-    def _set_clock(self, name: str, value: int) -> int:
-        wanted = {other: self._records["cam1:" + other].get() for other in ("StreamAsTSSource", "StreamVersion")}
-        self._detector.settings.detector_clock = all({**wanted, name: value}.values())
+    def _set_address(self, value: int) -> int:
+        self._detector.settings.roi_hears = value == self._kind.address
         return value
 
     def _set_path(self, value: str) -> str:
@@ -227,11 +235,9 @@ class DetectorRecords:
         for where, name in FAULTS.items():
             if not getattr(self._detector.settings, name):
                 self._show("Sim:DropIn" + where, np.empty(0, np.int32))
-        self._show("cam1:SequenceId", state.sequence)
-        self._show("cam1:Armed", state.armed)
+        for name, value in self._camera_state().items():
+            self._show(name, value)
         self._show("cam1:StatusMessage_RBV", state.message)
-        self._show("cam1:State_RBV", "acquire" if state.acquiring else "idle")
-        self._show("cam1:DetectorState_RBV", state.detector_state)
         for name in ("cam1:AcquireBusy", "cam1:Acquire", "cam1:AcquireBusyCB", "cam1:Acquire_RBV"):
             self._show(name, int(state.acquiring))
 
@@ -240,9 +246,9 @@ class DetectorRecords:
         state, file = self._detector.state, self._detector.writer.state
         queue_size = self._detector.writer.settings.queue_size
         values = {
-            "cam1:NumImagesCounter_RBV": state.images,
             "cam1:ArrayCounter_RBV": state.array_counter,
-            "cam1:StreamDropped_RBV": state.stream_dropped,
+            self._kind.dropped: state.stream_dropped,
+            **self._camera_counters(),
             "ROI1:ArrayCounter_RBV": state.roi_arrays,
             "Pva1:ArrayCounter_RBV": state.pva_arrays,
             "Pva1:DroppedArrays_RBV": state.pva_dropped,
@@ -254,8 +260,8 @@ class DetectorRecords:
             "Sim:IgnoredTriggers_RBV": state.ignored_triggers,
         }
         values |= {f"{name}:QueueFree": self._records[f"{name}:QueueSize"].get() for name in ("ROI1", "Pva1")}
-        lost = (values["cam1:StreamDropped_RBV"], values["Pva1:DroppedArrays_RBV"])
-        if (self._shown.get("cam1:StreamDropped_RBV"), self._shown.get("Pva1:DroppedArrays_RBV")) != lost:
+        lost = (values[self._kind.dropped], values["Pva1:DroppedArrays_RBV"])
+        if (self._shown.get(self._kind.dropped), self._shown.get("Pva1:DroppedArrays_RBV")) != lost:
             self._images.show_counters(*lost)
         for name, value in values.items():
             self._show(name, value)
@@ -266,7 +272,7 @@ class DetectorRecords:
             rate_hz = (state.roi_arrays - self._rate[1]) / (now - self._rate[0])
             self._rate = (now, state.roi_arrays)
             for plugin in ("cam1:", "ROI1:", "Pva1:", "HDF1:"):
-                self._show(plugin + "ArrayRate_RBV", max(0.0, round(rate_hz, 1)))
+                self._records[plugin + "ArrayRate_RBV"].set(max(0.0, round(rate_hz, 1)))  # stamped anew, as a real one
 
     def _show_frame(self, unique_id: int, time_s: float, shape: tuple[int, ...]) -> None:
         if self._shown.get("ROI1:UniqueId_RBV") == unique_id:

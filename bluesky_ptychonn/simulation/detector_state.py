@@ -7,7 +7,7 @@ from bluesky_ptychonn.simulation.writer import Frame
 
 
 class TriggerMode(IntEnum):
-    """Choices of ``cam1:TriggerMode``."""
+    """Choices of an Eiger's ``cam1:TriggerMode``."""
 
     INTERNAL_SERIES = 0
     INTERNAL_ENABLE = 1
@@ -27,21 +27,28 @@ IDLE, ACQUIRE, ABORTED = 0, 1, 10
 
 @dataclass
 class Settings:
-    """What the records ask for."""
+    """What the records ask for, and how the detector is.
+
+    ``numbers_exposures`` is Serval's way: a frame's id is its number in the series, and the series ends with its last
+    trigger. Otherwise it is ADEiger's: the id counts the frames handled, and the series ends when all have come.
+    """
 
     mode: int = TriggerMode.INTERNAL_SERIES
     images: int = 1
     triggers: int = 1
-    exposure_s: float = 0.1
+    exposure_s: float = 0.05
     period_s: float = 0.1
     manual: bool = False
     streaming: bool = True
     detector_clock: bool = True
     array_callbacks: bool = True
     roi_enabled: bool = True
+    roi_hears: bool = True
     pva_enabled: bool = True
     shutter_open: bool = True
     photons: float = 1e6
+    dead_time_s: float = 1e-7
+    numbers_exposures: bool = False
     stamp_index: bool = False
     drop_in_detector: frozenset[int] = frozenset()
     drop_in_plugin: frozenset[int] = frozenset()
@@ -69,6 +76,7 @@ class State:
     detector_state: int = IDLE
     message: str = ""
     images: int = 0
+    exposed: int = 0
     array_counter: int = 0
     stream_dropped: int = 0
     roi_arrays: int = 0

@@ -3,11 +3,8 @@
 import numpy as np
 
 from bluesky_ptychonn.io.ntndarray import set_frame
-from bluesky_ptychonn.simulation.names import DETECTOR
+from bluesky_ptychonn.simulation.detector_kinds import EIGER2, DetectorKind
 from bluesky_ptychonn.simulation.writer import Frame
-
-IMAGE = DETECTOR + "Pva1:Image"
-COUNTERS = (DETECTOR + "cam1:StreamDropped_RBV", DETECTOR + "Pva1:DroppedArrays_RBV")
 
 
 class ImageServer:
@@ -19,11 +16,14 @@ class ImageServer:
         Rows and columns of a frame.
     codec : str
         One of `io.codecs.CODECS`; what an NDPluginCodec before the PVA plugin is set to.
+    kind : DetectorKind
+        Whose channels these are.
     """
 
-    def __init__(self, shape: tuple[int, int], codec: str = "none") -> None:
+    def __init__(self, shape: tuple[int, int], codec: str = "none", kind: DetectorKind = EIGER2) -> None:
         import pvaccess
 
+        self._channel, self._counters = kind.image_channel, kind.counter_channels
         self._pva = pvaccess
         self._codec = codec
         self._server = None
@@ -36,9 +36,9 @@ class ImageServer:
     def serve(self) -> None:
         """Open the server; clients find the channels from now on."""
         server = self._pva.PvaServer()
-        for name in COUNTERS:
+        for name in self._counters:
             server.addRecord(name, self._pva.NtScalar(self._pva.INT, 0), None)
-        server.addRecord(IMAGE, self._pva.NtNdArray(), None)
+        server.addRecord(self._channel, self._pva.NtNdArray(), None)
         self._server = server
 
     def publish(self, frame: Frame) -> None:
@@ -54,12 +54,12 @@ class ImageServer:
             self._plain, self._field = frame.data.dtype, image.getSelectedUnionFieldName()
         image["timeStamp"] = _time_stamp(frame.epics_time_s)
         image["dataTimeStamp"] = _time_stamp(frame.time_s)
-        self._server.update(IMAGE, image)
+        self._server.update(self._channel, image)
 
     def show_counters(self, *values: int) -> None:
         """Publish frames lost in the detector and in the plugin."""
         if self._server is not None:
-            for name, value in zip(COUNTERS, values, strict=True):
+            for name, value in zip(self._counters, values, strict=True):
                 self._server.update(name, self._pva.NtScalar(self._pva.INT, int(value)))
 
 

@@ -1,5 +1,6 @@
 """PV prefixes of the simulated beamline."""
 
 DETECTOR = "SIM:EIG:"
+MEDIPIX = "SIM:MPX:"
 STAGE = "SIM:STAGE:"
 SHUTTER = "SIM:SHUTTER"

@@ -1,19 +1,23 @@
 """The areaDetector records of the simulated detector, by template.
 
 Each line is a record type, its choices (or ``-``) and names with start values; ``+`` adds ``NAME_RBV``. Spaces of
-choices are written ``_``. Types are those of the templates, except that busy records are bo, calculations are ai,
-and ``text`` and ``textin`` are waveforms
-of characters.
+choices and values are written ``_``, underscores ``__``. Types are those of the templates, except that busy records
+are bo, calculations are ai, and ``text`` and ``textin`` are waveforms of characters.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bluesky_ptychonn.simulation.serval_records import SERVAL
+
 TYPES = "Int8|UInt8|Int16|UInt16|Int32|UInt32|Int64|UInt64|Float32|Float64"
 
 ARRAY_BASE = f"""
-ai - ArrayRate_RBV PoolMaxMem PoolUsedBuffers PoolUsedMem TimeStamp_RBV AsynIO
+ai - ArrayRate_RBV PoolMaxMem PoolUsedBuffers PoolUsedMem TimeStamp_RBV AsynIO ClearAcquireBusy SetAcquireBusy
+bi Done|Acquiring AcquireBusyCB
+bo Done|Acquiring AcquireBusy
 bo Done|Allocate PreAllocBuffers
+bo+ Done|Acquire Acquire
 bo No|Yes EmptyFreeList PoolPollStats WaitForPlugins
 bo+ Disable|Enable ArrayCallbacks=1
 ints+ - Dim0SA Dim1SA Dim2SA Dim3SA Dim4SA Dim5SA Dim6SA Dim7SA Dim8SA Dim9SA
@@ -32,52 +36,55 @@ stringin - ADCoreVersion_RBV=3.14.0 Codec_RBV DriverVersion_RBV=3.6.0 FirmwareVe
 text - NDAttributesFile NDAttributesMacros
 """
 
-CAM = """
-ai - ShutterCloseEPICS ShutterFanout ShutterOpenEPICS TemperatureActual TimeRemaining_RBV CountCutoff_RBV
-    DeadTime_RBV FWFree_RBV Humid0_RBV SensorThickness_RBV=0.00045 Temp0_RBV XPixelSize_RBV YPixelSize_RBV
-ao - Trigger
-ao+ - AcquirePeriod=1 AcquireTime=1 Gain=1.0 ShutterCloseDelay ShutterOpenDelay Temperature=25.0 HVResetTime=30
-    Threshold2Energy=8000 TriggerStartDelay BeamX BeamY ChiIncr ChiStart DetDist EnergyEps=0.05 FilePerms=420
-    KappaIncr KappaStart MonitorTimeout=500 OmegaIncr OmegaStart PhiIncr PhiStart PhotonEnergy
-    ThresholdEnergy=5000 TwoThetaIncr TwoThetaStart Wavelength WavelengthEps=0.0005
+AD_BASE = """
+ai - ShutterCloseEPICS ShutterFanout ShutterOpenEPICS TemperatureActual TimeRemaining_RBV
+ao+ - AcquirePeriod=1 AcquireTime=1 Gain=1.0 ShutterCloseDelay ShutterOpenDelay Temperature=25.0
 bi Closed|Open ShutterControlEPICS ShutterStatus_RBV
-bi Done|Acquiring AcquireBusyCB
+bo No|Yes ReadStatus=1
+bo+ Close|Open ShutterControl
+bo+ No|Yes ReverseX ReverseY
+longin - MaxSizeX_RBV MaxSizeY_RBV NumExposuresCounter_RBV NumImagesCounter_RBV
+longout+ - BinX=1 BinY=1 MinX MinY NumExposures=1 NumImages=1 SizeX SizeY
+mbbi Closed|Open ShutterStatusEPICS_RBV
+mbbi Idle|Acquire|Readout|Correct|Saving|Aborting|Error|Waiting|Initializing|Disconnected|Aborted DetectorState_RBV
+mbbo+ None|EPICS_PV|Detector_output ShutterMode
+mbbo+ Normal|Background|FlatField|DblCorrelation FrameType
+mbbo+ Single|Multiple|Continuous ImageMode=2
+textin - StatusMessage_RBV StringFromServer_RBV StringToServer_RBV
+"""
+
+EIGER = """
+ai - CountCutoff_RBV DeadTime_RBV FWFree_RBV Humid0_RBV SensorThickness_RBV=0.00045 Temp0_RBV XPixelSize_RBV
+    YPixelSize_RBV
+ao - Trigger
+ao+ - HVResetTime=30 Threshold2Energy=8000 TriggerStartDelay BeamX BeamY ChiIncr ChiStart DetDist EnergyEps=0.05
+    FilePerms=420 KappaIncr KappaStart MonitorTimeout=500 OmegaIncr OmegaStart PhiIncr PhiStart PhotonEnergy
+    ThresholdEnergy=5000 TwoThetaIncr TwoThetaStart Wavelength WavelengthEps=0.0005
 bi Unarmed|Armed Armed
-bo Done|Acquiring AcquireBusy
 bo Done|Initialize Initialize
 bo Done|Reset HVReset
 bo Done|Restart Restart
-bo No|Yes ReadStatus=1
-bo+ Close|Open ShutterControl
 bo+ Disable|Enable Threshold1Enable=1 Threshold2Enable ThresholdDiffEnable AutoSummation=1 CountrateCorrApplied=1
     FWAutoRemove FWCompression=1 FWEnable FlatfieldApplied=1 ManualTrigger MonitorEnable PixelMaskApplied=1
     SaveFiles StreamDecompress=1 StreamEnable=1
-bo+ Done|Acquire Acquire
 bo+ Normal|Retrigger CountingMode=1
-bo+ No|Yes ReverseX ReverseY StreamAsTSSource=1
+bo+ No|Yes StreamAsTSSource=1
 bo+ Unsigned|Signed SignedData
-longin - MaxSizeX_RBV=1028 MaxSizeY_RBV=512 NumExposuresCounter_RBV NumImagesCounter_RBV BitDepthImage_RBV=16
-    SequenceId StreamDropped_RBV
-longout+ - BinX=1 BinY=1 MinX MinY NumExposures=1 NumImages=1 SizeX=1028 SizeY=512 FWNImagesPerFile=1000
-    NumTriggers=1
-mbbi Closed|Open ShutterStatusEPICS_RBV
-mbbi Idle|Acquire|Readout|Correct|Saving|Aborting|Error|Waiting|Initializing|Disconnected|Aborted DetectorState_RBV
+longin - BitDepthImage_RBV=16 SequenceId StreamDropped_RBV
+longout+ - FWNImagesPerFile=1000 NumTriggers=1
 mbbo+ Disable|4M ROIMode
 mbbo+ HDR|Pump_&_Probe ExtGateMode
 mbbo+ Internal_Series|Internal_Enable|External_Series|External_Enable|Continuous|External_Gate TriggerMode
 mbbo+ LZ4|BS_LZ4|None CompressionAlgo=1
 mbbo+ Legacy|v2024.2 FWHDF5Format
 mbbo+ None|Basic|All StreamHdrDetail
-mbbo+ None|EPICS_PV|Detector_output ShutterMode
 mbbo+ None|FileWriter|Stream DataSource=2
-mbbo+ Normal|Background|FlatField|DblCorrelation FrameType
-mbbo+ Single|Multiple|Continuous ImageMode=2
 mbbo+ Stream|Stream2 StreamVersion=1
+mbbo+ Undefined|Invalid FileFormat
 stringin - HVState_RBV=READY Description_RBV=Simulated_Eiger2_500K Error_RBV FWState_RBV=disabled MonitorState_RBV
     SensorMaterial_RBV=Si State_RBV=idle StreamState_RBV=ready
 stringout+ - FileOwner FileOwnerGrp
 text - StreamHdrAppendix StreamImgAppendix
-textin - StatusMessage_RBV StringFromServer_RBV StringToServer_RBV
 text+ - FWNamePattern
 """
 
@@ -107,7 +114,7 @@ longout+ - CreateDirectory FileNumber=1 NumCapture=1
 mbbo+ Single|Capture|Stream FileWriteMode=2
 stringout+ - TempSuffix
 textin - FullFileName_RBV WriteMessage
-text+ - FileName=frames FilePath FileTemplate=%s%s_%6.6d.h5
+text+ - FileName=frames FilePath FileTemplate=%s%s__%6.6d.h5
 """
 
 HDF5 = """
@@ -144,18 +151,19 @@ ai - SetXHOPR SetYHOPR
 ao+ - Scale=1
 bo+ Disable|Enable CollapseDims EnableScale EnableX=1 EnableY=1 EnableZ=1
 bo+ No|Yes AutoSizeX AutoSizeY AutoSizeZ ReverseX ReverseY ReverseZ
-longin - MaxSizeX_RBV=1028 MaxSizeY_RBV=512 MaxSizeZ_RBV MaxX=1028 MaxY=512
+longin - MaxSizeX_RBV MaxSizeY_RBV MaxSizeZ_RBV MaxX MaxY
 longout+ - BinX=1 BinY=1 BinZ=1 MinX MinY MinZ SizeX SizeY SizeZ=1
 mbbo+ {TYPES}|Automatic DataTypeOut=10
 stringout+ - Name
 """
 
-TEMPLATES = {
-    "cam1:": ARRAY_BASE + CAM + FILE + "mbbo+ Undefined|Invalid FileFormat",
+PLUGINS = {
     "ROI1:": ARRAY_BASE + PLUGIN + ROI,
     "Pva1:": ARRAY_BASE + PLUGIN + "textin - PvName_RBV",
     "HDF1:": ARRAY_BASE + PLUGIN + FILE + HDF5,
 }
+CAMERAS = {"eiger2": ARRAY_BASE + AD_BASE + FILE + EIGER, "medipix3": ARRAY_BASE + AD_BASE + SERVAL}
+"""A later line of a camera replaces an earlier one of the same name."""
 
 
 @dataclass(frozen=True)
@@ -175,17 +183,26 @@ READBACKS = {"ao": "ai", "bo": "bi", "longin": "longin", "longout": "longin", "m
 }
 
 
-def record_specs() -> Iterator[RecordSpec]:
-    """List every record of the detector, readbacks included, such as ``cam1:AcquireTime_RBV``."""
-    for plugin, template in TEMPLATES.items():
-        for line in template.replace("\n    ", " ").strip().splitlines():
-            if not line:
-                continue
-            kind, choices_text, *names = line.split()
-            kind, readback = kind.rstrip("+"), kind.endswith("+")
-            choices = () if choices_text == "-" else tuple(choices_text.replace("_", " ").split("|"))
-            for name in names:
-                name, _, value = name.partition("=")
-                yield RecordSpec(plugin + name, kind, choices, value)
-                if readback:
-                    yield RecordSpec(f"{plugin}{name}_RBV", READBACKS[kind], choices, value)
+def record_specs(detector: str = "eiger2") -> Iterator[RecordSpec]:
+    """List every record of a detector, readbacks included, such as ``cam1:AcquireTime_RBV``."""
+    for plugin, template in {"cam1:": CAMERAS[detector], **PLUGINS}.items():
+        specs = {spec.name: spec for spec in _specs(plugin, template)}
+        yield from specs.values()
+
+
+def _specs(plugin: str, template: str) -> Iterator[RecordSpec]:
+    for line in template.replace("\n    ", " ").strip().splitlines():
+        if not line:
+            continue
+        kind, choices_text, *names = line.split()
+        kind, readback = kind.rstrip("+"), kind.endswith("+")
+        choices = () if choices_text == "-" else tuple(_words(choice) for choice in choices_text.split("|"))
+        for name in names:
+            name, _, value = name.partition("=")
+            yield RecordSpec(plugin + name, kind, choices, _words(value))
+            if readback:
+                yield RecordSpec(f"{plugin}{name}_RBV", READBACKS[kind], choices, _words(value))
+
+
+def _words(text: str) -> str:
+    return text.replace("__", "\0").replace("_", " ").replace("\0", "_")

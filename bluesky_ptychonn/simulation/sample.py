@@ -1,7 +1,7 @@
 """Simulated samples: thin structures which shift the phase by up to -0.6 rad and absorb a little."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -10,8 +10,11 @@ from skimage.draw import polygon2mask
 DEEPEST_RAD = -0.6
 ABSORBED = 0.1
 """Share of the amplitude lost where the structure is deepest."""
+ISLANDS_UM, ISLANDS_SHARE = 0.12, 0.2
+"""Standard deviation of the Gaussian that smooths the noise whose peaks are islands, and the share they cover."""
 
-Kind = Literal["etched", "letters"]
+Kind = Literal["etched", "letters", "islands"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def make_sample(
@@ -21,8 +24,9 @@ def make_sample(
 
     Parameters
     ----------
-    kind : {"etched", "letters"}
-        Bars, discs and triangles of 0.15 to 0.6 um, or letters of 0.4 to 0.9 um.
+    kind : {"etched", "letters", "islands"}
+        Bars, discs and triangles of 0.15 to 0.6 um; letters of 0.4 to 0.9 um; or smooth islands of some 0.3 um, such as
+        the packaged networks have learned from.
     field_um, pixel_size_um : float
         Side of the sample and of one object pixel.
     seed : int
@@ -46,9 +50,9 @@ def make_sample(
     >>> transmission.shape, round(float(np.angle(transmission).min()), 2)
     ((174, 174), -0.6)
     """
-    draw = {"etched": _etched, "letters": _letters}.get(kind)
+    draw = {"etched": _etched, "letters": _letters, "islands": _islands}.get(kind)
     if draw is None:
-        raise ValueError(f"kind = {kind!r} is unknown; choose 'etched' or 'letters'")
+        raise ValueError(f"kind = {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if not (field_um > 0 and pixel_size_um > 0):
         raise ValueError(f"field_um = {field_um} um and pixel_size_um = {pixel_size_um} um must be positive")
     size_px = int(np.ceil(field_um / pixel_size_um / 2)) * 2
@@ -89,6 +93,11 @@ def _letters(depth: np.ndarray, px_per_um: float, rng: np.random.Generator) -> N
             middle = (upright[0].min(axis=0) + upright[0].max(axis=0)) / 2
             centre = (np.array([row, column]) + rng.uniform(-0.1, 0.1, 2)) * pitch_px
             _draw(depth, [outline - middle for outline in upright], centre, 1.0)
+
+
+def _islands(depth: np.ndarray, px_per_um: float, rng: np.random.Generator) -> None:
+    ground = gaussian_filter(rng.standard_normal(depth.shape, np.float32), ISLANDS_UM * px_per_um, mode="wrap")
+    depth[ground > np.quantile(ground, 1 - ISLANDS_SHARE)] = 1
 
 
 def _regular(corners: int, radius_px: float) -> np.ndarray:

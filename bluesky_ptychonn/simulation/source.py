@@ -13,7 +13,8 @@ from bluesky_ptychonn.core.optics import Geometry, shifted
 from bluesky_ptychonn.io.scan_files import open_raw_scan
 
 NO_DATA = no_data(np.uint16)
-BATCH = 16
+BATCH_PX = 16 * 128**2
+"""Pixels of the frames that are computed at once."""
 NOISES = 16
 FINE = 8
 """Probe positions per object pixel."""
@@ -59,6 +60,10 @@ class DetectorFace:
         First column of the module gap, and the one behind its last.
     dead, hot : (n, 2) int
         Pixels (y, x) which always read zero, or always far too much.
+    gap_rows : (int, int)
+        The same of a gap between rows.
+    gap_value, most_counts : int
+        What a pixel of a gap reads, and the most that any other counts.
     """
 
     shape: tuple[int, int]
@@ -66,21 +71,29 @@ class DetectorFace:
     gap_columns: tuple[int, int]
     dead: np.ndarray
     hot: np.ndarray
+    gap_rows: tuple[int, int] = (0, 0)
+    gap_value: int = NO_DATA
+    most_counts: int = NO_DATA - 1
 
     @classmethod
     def of(cls, frame_px: int, seed: int = 0) -> "DetectorFace":
         """Lay a face over a square frame: gap at 0.81 of the width, ten dead and four hot pixels."""
-        pixels = np.random.default_rng(seed).permutation(frame_px**2)[:14]
-        places = np.stack(np.divmod(pixels, frame_px), axis=1)
-        center = (frame_px // 2 - 3, frame_px // 2 + 2)
         gap = round(0.8125 * frame_px)
-        return cls((frame_px, frame_px), center, (gap, gap + 4), places[:10], places[10:])
+        return cls((frame_px, frame_px), _off_middle(frame_px), (gap, gap + 4), *_spoiled(frame_px, seed))
+
+    @classmethod
+    def quad(cls, frame_px: int, most_counts: int, seed: int = 0) -> "DetectorFace":
+        """Four chips with a cross of four dead rows and columns between them, and ten dead and four hot pixels."""
+        cross = (frame_px // 2 - 2, frame_px // 2 + 2)
+        pixels = _spoiled(frame_px, seed)
+        return cls((frame_px, frame_px), _off_middle(frame_px), cross, *pixels, cross, 0, most_counts)
 
     @property
     def bad_pixels(self) -> np.ndarray:
         """Mask (H, W) bool of gap, dead and hot pixels."""
         bad = np.zeros(self.shape, bool)
         bad[:, slice(*self.gap_columns)] = True
+        bad[slice(*self.gap_rows)] = True
         for y, x in (*self.dead, *self.hot):
             bad[y, x] = True
         return bad
@@ -89,11 +102,23 @@ class DetectorFace:
         """Frames (B, H, W) uint16 of photon patterns whose zero frequency is at pixel (N/2, N/2)."""
         n = patterns.shape[-1]
         shift = np.subtract(self.beam_center_px, n // 2)
-        frames = np.roll(np.minimum(patterns, NO_DATA - 1).astype(np.uint16), tuple(shift), axis=(-2, -1))
+        frames = np.roll(np.minimum(patterns, self.most_counts).astype(np.uint16), tuple(shift), axis=(-2, -1))
         frames[:, self.dead[:, 0], self.dead[:, 1]] = 0
-        frames[:, self.hot[:, 0], self.hot[:, 1]] = 20_000
-        frames[:, :, slice(*self.gap_columns)] = NO_DATA
+        frames[:, self.hot[:, 0], self.hot[:, 1]] = min(20_000, self.most_counts)
+        frames[:, :, slice(*self.gap_columns)] = self.gap_value
+        frames[:, slice(*self.gap_rows)] = self.gap_value
         return frames
+
+
+def _off_middle(frame_px: int) -> tuple[int, int]:
+    return frame_px // 2 - 3, frame_px // 2 + 2
+
+
+def _spoiled(frame_px: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of ten dead and four hot pixels."""
+    pixels = np.random.default_rng(seed).permutation(frame_px**2)[:14]
+    places = np.stack(np.divmod(pixels, frame_px), axis=1)
+    return places[:10], places[10:]
 
 
 class PhysicsSource:
@@ -111,13 +136,22 @@ class PhysicsSource:
     geometry : Geometry
     seed : int
         Of the photon noise.
+    face : DetectorFace, optional
+        That of an Eiger2 if not given.
     """
 
-    def __init__(self, object_: np.ndarray, probe: np.ndarray, geometry: Geometry, seed: int = 0) -> None:
+    def __init__(
+        self,
+        object_: np.ndarray,
+        probe: np.ndarray,
+        geometry: Geometry,
+        seed: int = 0,
+        face: DetectorFace | None = None,
+    ) -> None:
         self.probe: np.ndarray | None = probe
         self.pixel_size_um = geometry.pixel_size_um
         self.origin_um = -self.pixel_size_um * (np.array(object_.shape) // 2)
-        self.face = DetectorFace.of(geometry.frame_px, seed)
+        self.face = face or DetectorFace.of(geometry.frame_px, seed)
         self.beam_center_px = self.face.beam_center_px
         self.different_frames = NOISES
         self.stamp_pixel: tuple[int, int] | None = (0, self.face.gap_columns[0])
@@ -142,8 +176,9 @@ class PhysicsSource:
         """Expose one frame along each row of ``positions_um`` (B, K, 2); ``photons`` per frame in vacuum."""
         positions_um = np.asarray(positions_um, np.float64)
         frames = np.empty((len(positions_um), *self.frame_shape), np.uint16)
-        for start in range(0, len(positions_um), BATCH):
-            part = slice(start, start + BATCH)
+        batch = max(1, BATCH_PX // frames[:1].size)
+        for start in range(0, len(positions_um), batch):
+            part = slice(start, start + batch)
             frames[part] = self.face.read(self._rng.poisson(photons * self.mean_intensities(positions_um[part])))
         return frames
 

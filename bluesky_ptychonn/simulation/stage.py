@@ -74,6 +74,7 @@ class Stage:
         self.rng = np.random.default_rng(seed)
         self._moves = [Move(0.0, 0.0, VELOCITY_UM_S, ACCELERATION_S, 0.0) for _ in NAMES]
         self._player: Player | None = None
+        self._captured: Player | None = None
         self._rest_um = np.zeros(2)
 
     def start_move(self, axis: int, target_um: float, velocity_um_s: float, acceleration_s: float) -> float:
@@ -95,7 +96,7 @@ class Stage:
 
     def play(self, trajectory: Trajectory, suppressed: frozenset[int]) -> "Player":
         """Start a trajectory at whose start the stage stands."""
-        self._player = Player(trajectory, self.cable, suppressed)
+        self._player = self._captured = Player(trajectory, self.cable, suppressed)
         return self._player
 
     def end_play(self) -> None:
@@ -103,6 +104,16 @@ class Stage:
         where = self.position_um()
         self._player = None
         self._moves = [Move(float(w), float(w), VELOCITY_UM_S, ACCELERATION_S, 0.0) for w in where]
+
+    def clear_captured(self) -> None:
+        """Forget the positions captured so far."""
+        self._captured = None
+
+    def captured_um(self) -> np.ndarray:
+        """Positions (K, 2) that the encoders latched at the triggers since `clear_captured`, um."""
+        if self._captured is None:
+            return np.empty((0, 2))
+        return self._captured.trajectory.readbacks_um[: self._captured.latched]
 
     def position_um(self, now_s: float | None = None) -> np.ndarray:
         """True position (y, x), um."""

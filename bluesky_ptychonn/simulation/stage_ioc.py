@@ -1,4 +1,4 @@
-"""Stage IOC: motor records ``Y`` and ``X`` and a trajectory controller ``Prof1:`` over Channel Access.
+"""Stage IOC: motor records ``Y`` and ``X``, trajectory controller ``Prof1:`` and position table ``Pcap1:`` over CA.
 
 ``python -m bluesky_ptychonn.simulation.stage_ioc DIRECTORY``; EPICS ports come from the environment.
 """
@@ -18,6 +18,7 @@ from caproto.server import PVGroup, pvproperty
 from bluesky_ptychonn.simulation.cable import CableOut
 from bluesky_ptychonn.simulation.motor_record import Motor
 from bluesky_ptychonn.simulation.names import STAGE
+from bluesky_ptychonn.simulation.position_table import PositionTable
 from bluesky_ptychonn.simulation.profile_move import ProfileMove
 from bluesky_ptychonn.simulation.stage import Stage
 
@@ -38,7 +39,8 @@ def records(stage: Stage, directory: Path) -> dict[str, Any]:
     motors = (Motor(STAGE + "Y", stage=stage, axis=0), Motor(STAGE + "X", stage=stage, axis=1))
     faults = Faults(STAGE + "Sim:")
     profile = ProfileMove(STAGE + "Prof1:", stage=stage, motors=motors, directory=directory, suppress=faults.suppress)
-    return {**motors[0].pvdb, **motors[1].pvdb, **faults.pvdb, **profile.pvdb}
+    table = PositionTable(STAGE + "Pcap1:", stage=stage)
+    return {**motors[0].pvdb, **motors[1].pvdb, **faults.pvdb, **profile.pvdb, **table.pvdb}
 
 
 async def serve(directory: Path) -> None:

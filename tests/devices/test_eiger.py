@@ -5,8 +5,7 @@ import pytest
 from ophyd.sim import make_fake_device
 
 from bluesky_ptychonn.core.request import ScanRequest
-from bluesky_ptychonn.devices.eiger import Eiger
-from bluesky_ptychonn.devices.eiger_pvs import Eiger2Cam
+from bluesky_ptychonn.devices.eiger import Eiger, Eiger2Cam
 
 GOOD = ScanRequest(1.0, 1.0, 0.1, 1e-3, 2e-3, 10.0, probe_diameter_um=0.5)
 
@@ -92,7 +91,7 @@ def test_what_one_record_refuses_keeps_no_other_from_being_restored(eiger, monke
             raise TimeoutError("X:cam1:NumImages does not take 1")
         put_back.append((signal, value))
 
-    monkeypatch.setattr("bluesky_ptychonn.devices.eiger_base.put_checked", refuse_the_second)
+    monkeypatch.setattr("bluesky_ptychonn.devices.detector_base.put_checked", refuse_the_second)
     monkeypatch.setattr(eiger, "_disarm", lambda: None)
     monkeypatch.setattr(eiger, "_alive", lambda: True)
     for signal, before in ((eiger.cam.num_triggers, 7), (eiger.cam.num_images, 1), (eiger.cam.acquire_time, 0.5)):

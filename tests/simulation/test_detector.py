@@ -154,3 +154,33 @@ def test_a_free_running_series_plays_a_whole_recorded_scan(detector):
     arm(detector, TriggerMode.INTERNAL_SERIES, 1, images=50)
     until(lambda: not detector.state.acquiring)
     assert values(detector) == list(range(50))
+
+
+def test_one_pulse_starts_a_whole_series_and_the_others_are_ignored(detector, tmp_path):
+    detector.settings.images, detector.settings.triggers = 10, 1
+    detector.settings.mode = TriggerMode.EXTERNAL_SERIES
+    expect_trajectory(detector, tmp_path, 10)
+    arm(detector, TriggerMode.EXTERNAL_SERIES, 1, images=10)
+    start_s = time.time()
+    for index in range(10):
+        detector.pulse(index, start_s + index * 5e-4)
+    assert values(detector) == list(range(10))
+    times_s = [frame.time_s for frame in detector.published]
+    np.testing.assert_allclose(np.diff(times_s), detector.settings.period_s, atol=1e-6)
+    assert detector.state.ignored_triggers == 9
+    assert not detector.state.acquiring
+
+
+@pytest.mark.parametrize("lost", [set(), {0}, {3, 4}, {9}])
+def test_numbered_exposures_keep_their_numbers_and_the_series_ends(detector, tmp_path, lost):
+    """As Serval counts: what is lost leaves a gap, and the last trigger ends the series."""
+    expect_trajectory(detector, tmp_path, 10)
+    for _ in range(2):
+        detector.published.clear()
+        arm(detector, TriggerMode.EXTERNAL_ENABLE, 10, drop_in_detector=frozenset(lost), numbers_exposures=True)
+        start_s = time.time()
+        for index in range(10):
+            detector.pulse(index, start_s + index * 5e-4)
+        assert ids(detector) == values(detector) == [i for i in range(10) if i not in lost]
+        assert detector.state.stream_dropped == len(lost)  # of this series
+        assert not detector.state.acquiring

@@ -4,7 +4,7 @@ import pytest
 from bluesky_ptychonn.simulation.sample import make_sample
 
 
-@pytest.mark.parametrize("kind", ["etched", "letters"])
+@pytest.mark.parametrize("kind", ["etched", "letters", "islands"])
 def test_sample_keeps_to_its_range_and_seed(kind):
     sample = make_sample(kind, field_um=3.0, pixel_size_um=0.0116, seed=3)
 
@@ -19,7 +19,7 @@ def test_sample_keeps_to_its_range_and_seed(kind):
 
 
 def test_unknown_sample_is_refused():
-    with pytest.raises(ValueError, match="'sponge' is unknown; choose 'etched'"):
+    with pytest.raises(ValueError, match="'sponge' is unknown; choose one of etched"):
         make_sample("sponge", field_um=3.0, pixel_size_um=0.0116)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be positive"):
         make_sample("etched", field_um=0, pixel_size_um=0.0116)

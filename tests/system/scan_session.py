@@ -46,6 +46,10 @@ class ScanSession:
     def state(self) -> dict[str, Any]:
         return self._call("state")
 
+    def walk(self) -> dict[str, Any]:
+        """Per device, PVs that do not answer and settings that two stagings have changed."""
+        return self._call("walk")
+
     def put(self, name: str, value: Any) -> None:
         self._call("put", name, value)
 
@@ -72,16 +76,22 @@ class _Server:
     def __init__(self, data: str) -> None:
         from bluesky import RunEngine
         from bluesky.callbacks.best_effort import BestEffortCallback
-        from ophyd import EpicsSignal
+        from ophyd import EpicsMotor, EpicsSignal
 
         from bluesky_ptychonn.callbacks.live import LiveImage
+        from bluesky_ptychonn.devices.axis_pair import AxisPair
         from bluesky_ptychonn.devices.edge import Edge
         from bluesky_ptychonn.devices.eiger import Eiger
         from bluesky_ptychonn.devices.stage import SpiralStage
+        from bluesky_ptychonn.devices.stage_pvs import PositionTable
 
         self.eiger = Eiger("SIM:EIG:", name="eiger")
         self.eiger.file_directory.put(data)
         self.stage = SpiralStage("SIM:STAGE:", name="stage")
+        table = PositionTable("SIM:STAGE:Pcap1:", name="table")
+        self.streaming_stage = SpiralStage("SIM:STAGE:", name="stage", table=table)
+        axes = (EpicsMotor(f"SIM:STAGE:{axis}", name=f"motor_{axis.lower()}") for axis in "YX")
+        self.pair = AxisPair(*axes, name="pair")
         self.shutter = EpicsSignal("SIM:SHUTTER", name="shutter", string=True, write_timeout=5)
         self.edge = Edge("nobody:", name="edge")
         self.edge.arm_timeout_s.put(0.5)
@@ -101,7 +111,9 @@ class _Server:
 
         self.docs.clear()
         devices = {name: getattr(self, name) for name in arguments.pop("devices", ("shutter",))}
-        plan = spiral_ptycho_scan(self.eiger, self.stage, **{"width_um": 1.0, "step_um": 0.1, **devices, **arguments})
+        self.eiger.triggering.put(arguments.pop("triggering", "pulse"))
+        stage = getattr(self, arguments.pop("stage", "stage"))
+        plan = spiral_ptycho_scan(self.eiger, stage, **{"width_um": 1.0, "step_um": 0.1, **devices, **arguments})
         began, error, result = [time.monotonic()], "", ()
         if what:
             threading.Thread(target=self._act, args=(when, what, began), daemon=True).start()
@@ -154,6 +166,15 @@ class _Server:
             "trigger_mode": eiger.cam.trigger_mode.get(),
             "staged": bool(eiger._original_vals),
         }
+
+    def walk(self) -> dict[str, Any]:
+        from device_walk import changed_by_staging, silent
+
+        from bluesky_ptychonn.core.request import ScanRequest
+
+        request = ScanRequest(1.0, 1.0, 0.1, 1e-3, 2e-3, 10.0, probe_diameter_um=0.5)
+        devices = {"eiger": self.eiger, "stage": self.stage, "streaming stage": self.streaming_stage}
+        return {name: (silent(device), changed_by_staging(device, request)) for name, device in devices.items()}
 
     def put(self, name: str, value: Any) -> None:
         import epics

@@ -67,6 +67,13 @@ def counters(told):
     return documents(told, "event", "counters")[-1]["data"]
 
 
+def camera_settings(told):
+    data = next(doc for doc in documents(told, "descriptor") if doc["name"] == "primary")["configuration"]["eiger"][
+        "data"
+    ]
+    return tuple(data[f"eiger_cam_{name}"] for name in ("trigger_mode", "num_images", "num_triggers"))
+
+
 def at_rest(state, home_um=(0.0, 0.0)):
     assert state["shutter"] == "Close"
     assert state["acquire"] == state["capture"] == 0
@@ -85,10 +92,27 @@ def frames_of(told):
     return frames, unique_id, frames[:, STAMP[0], STAMP[1]]
 
 
+def test_every_signal_answers_and_staging_leaves_no_trace(session):
+    clean = ([], {})
+    assert session.walk() == {"eiger": clean, "stage": clean, "streaming stage": clean}
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"fly": False, "width_um": 0.7, "exposure_s": 0.005}, FLY],
-    ids=["step scan of 49 points", "fly scan at 500 Hz"],
+    [
+        {"fly": False, "width_um": 0.7, "exposure_s": 0.005},
+        {"fly": False, "width_um": 0.4, "exposure_s": 0.005, "stage": "pair"},
+        FLY,
+        {**FLY, "triggering": "gate"},
+        {**FLY, "triggering": "start"},
+    ],
+    ids=[
+        "step scan of 49 points",
+        "step scan with two motors",
+        "fly scan at 500 Hz",
+        "exposures as long as pulses",
+        "one start for all exposures",
+    ],
 )
 def test_a_scan_is_recorded_completely(session, arguments):
     told = session.scan(**arguments, sample_name="etched", md={"proposal": 12})
@@ -97,6 +121,15 @@ def test_a_scan_is_recorded_completely(session, arguments):
         schema_validators[DocumentNames[name]].validate(doc)
     (start,), (stop,) = documents(told, "start"), documents(told, "stop")
     points = start["num_points"]
+    assert (
+        camera_settings(told)
+        == {
+            "step": ("Internal Enable", 1, points),
+            "pulse": ("External Series", 1, points),
+            "gate": ("External Enable", 1, points),
+            "start": ("External Series", points, 1),
+        }[arguments.get("triggering", "pulse" if arguments.get("fly", True) else "step")]
+    )
     assert stop["exit_status"] == "success"
     assert stop["num_events"] == {"primary": points, "positions": points, "counters": 1, "account": 1}
     assert start["proposal"] == 12
@@ -131,6 +164,25 @@ def test_captured_positions_are_the_true_ones_at_mid_exposure(beamline, session)
     planned_um = np.linalg.norm(positions_from_recipe(documents(told, "start")[0]) - true_um, axis=1)
     assert np.sqrt(np.mean(error_um**2)) < 0.5 * np.sqrt(np.mean(planned_um**2))
     assert error_um.max() < 0.025
+
+
+@pytest.mark.parametrize("when", ["", "flying"], ids=["whole", "paused"])
+def test_a_table_gives_positions_while_the_stage_flies(session, when):
+    interruption = {"when": when, "what": "pause", "then": "abort"} if when else {}
+    told = session.scan(**SLOW, stage="streaming_stage", **interruption)
+    pages = [doc["data"] for doc in documents(told, "event_page", "positions")]
+    indices = np.concatenate([page["trigger_index"] for page in pages])
+    pulses = counters(told)["pulses"]
+    np.testing.assert_array_equal(indices, np.arange(pulses))
+    assert pulses == documents(told, "start")[0]["num_points"] if not when else 10 < pulses < 197
+    streamed_um = np.concatenate([np.stack([page["stage_y"], page["stage_x"]], axis=1) for page in pages])
+    planned_um = positions_from_recipe(documents(told, "start")[0])[:pulses]
+    assert np.abs(streamed_um - planned_um).max() < 0.06
+    if not when:
+        kinds = [name for name, doc in told["docs"] if name in ("event_page", "stream_datum")]
+        assert len(pages) >= 4
+        assert kinds.index("event_page") < kinds.index("stream_datum"), "positions come before the scan has ended"
+    at_rest(session.state())
 
 
 def test_monitored_signals_have_streams_of_their_own(session):

@@ -99,6 +99,8 @@ def fly(client, pulses=200, dwell_s=1e-3):
 
 
 def test_step_triggers_need_an_armed_and_ready_detector(client):
+    for axis in "YX":
+        client.put(f"SIM:STAGE:{axis}", 0.0)
     set_up_detector(client, "Internal Enable", 3, exposure_s=0.2, period_s=0.2)
     client.put(CAM + "ManualTrigger", 1)
     client.watch()
@@ -360,6 +362,6 @@ def test_a_recorded_scan_is_played_in_order(tmp_path, rng):
 def test_what_cannot_start_leaves_nothing_running(tmp_path):
     with pytest.raises(BeamlineError, match="neither 'physics' nor a file"):
         simulated.start(tmp_path, source=str(tmp_path / "missing.npz"))
-    with pytest.raises(BeamlineError, match="'sponge' is unknown; choose 'etched'"):
+    with pytest.raises(BeamlineError, match="'sponge' is unknown; choose one of etched"):
         simulated.start(tmp_path, sample="sponge")
     assert simulated.status(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""Eiger2 detector, its rest: what it can do, what a run sets, and how it is put back."""
+"""An area detector at rest: what it can do, what a run sets, and how it is put back."""
 
 import shutil
 from pathlib import Path
@@ -10,30 +10,34 @@ from ophyd.device import Staged
 from ophyd.utils import RedundantStaging
 
 from bluesky_ptychonn.core.request import ScanRequest
-from bluesky_ptychonn.devices.eiger_pvs import (
-    BeamGeometry,
-    Eiger2Cam,
-    EigerCounters,
-    FilePlugin,
-    RoiPlugin,
-    StreamPlugin,
-)
+from bluesky_ptychonn.devices.detector_pvs import BeamGeometry, FilePlugin, FrameCounters, RoiPlugin, StreamPlugin
 from bluesky_ptychonn.devices.signals import Setting
 from bluesky_ptychonn.devices.waiting import address, answers, put_checked, same, wait_until
 
 
-class StagedEiger(Device):
-    """Eiger2 with its plugins: checks, staging and restoring; `Eiger` adds the run."""
+class StagedDetector(Device):
+    """Camera with its plugins: checks, staging and restoring; `FrameDetector` adds the run.
 
-    cam = Cpt(Eiger2Cam, "cam1:", kind="omitted")
+    A detector's own class names its ``cam`` and says what differs: how frames are numbered and counted, whose clock
+    stamps them, and which records a run sets.
+    """
+
+    cam: Any
+    camera_address = 0
+    """Address at which the driver hands out the frames of a run."""
+    gap_of_lost = False
+    """Whether frames lost in the detector leave a gap in the ids; otherwise the driver renumbers silently."""
+    triggerings: tuple[str, ...] = ("gate", "pulse", "start")
+    """What ``triggering`` may be."""
+
     roi1 = Cpt(RoiPlugin, "ROI1:", kind="omitted")
     pva1 = Cpt(StreamPlugin, "Pva1:", kind="omitted")
     hdf1 = Cpt(FilePlugin, "HDF1:", kind="omitted")
     geometry = Cpt(BeamGeometry, "")
-    counters = Cpt(EigerCounters, "", kind="omitted")
+    counters = Cpt(FrameCounters, "", kind="omitted")
 
     file_directory = Cpt(Setting, value="", kind="config", doc="where the IOC writes; empty: where its FilePath points")
-    stream_clock = Cpt(Setting, value="detector", kind="config", doc="whose time stamps frames: detector or ioc")
+    triggering = Cpt(Setting, value="pulse", kind="config", doc="what a pulse of a fly scan does: gate, pulse or start")
     stall_s = Cpt(Setting, value=2.0, kind="config", doc="longest silence between two frames")
     first_frame_s = Cpt(Setting, value=15.0, kind="config", doc="longest silence before the first frame")
     first_unique_id = Cpt(Setting, value=0, kind="omitted")
@@ -43,24 +47,60 @@ class StagedEiger(Device):
         super().__init__(prefix, name=name, **kwargs)
         self._losses_before: dict[str, int] = {}
 
+    # what differs between detectors
+
+    @property
+    def dead_time_s(self) -> float:
+        """Shortest time from the end of an exposure to the next trigger."""
+        raise NotImplementedError
+
+    @property
+    def clock(self) -> str:
+        """Whose time stamps frames: detector or ioc."""
+        return "ioc"
+
+    @property
+    def frame_dtype(self) -> str:
+        """Type of the frames of this run, as numpy writes it."""
+        raise NotImplementedError
+
+    def _lost_in_camera(self) -> Signal:
+        """Count of the frames that the detector lost."""
+        raise NotImplementedError
+
+    def _check_camera(self, request: ScanRequest) -> list[str]:
+        """What stands against this request in this camera."""
+        return []
+
+    def _camera_values(self) -> list[tuple[Signal, Any]]:
+        """What ``stage`` sets in the camera."""
+        raise NotImplementedError
+
+    def _recorded_settings(self) -> list[Any]:
+        """Signals of the camera whose values belong to each run."""
+        return [self.cam.acquire_time, self.cam.acquire_period, self.cam.trigger_mode, self.hdf1.full_file_name]
+
     # what a plan asks before it starts
 
     def check(self, request: ScanRequest) -> list[str]:
         """What stands against this request; empty if nothing does. Changes nothing."""
         try:
-            dead_time_s = float(self.cam.dead_time.get())
+            dead_time_s, problems = self.dead_time_s, self._check_camera(request)
             height, width = self._frame_shape()
             state, message = self.cam.detector_state.get(), self.cam.status_message.get()
             directory = str(self.file_directory.get() or self.hdf1.file_path.get())
         except TimeoutError as error:
             return [f"{error}; is the detector's IOC running, and does EPICS_CA_ADDR_LIST reach it?"]
-        problems = []
         if state in ("Error", "Disconnected", "Initializing"):
             problems.append(f"DetectorState is {state} ({message}); initialize the detector")
         if request.dwell_s < (request.exposure_s + dead_time_s) * (1 - 1e-6):
             problems.append(
                 f"dwell_s = {request.dwell_s:g} s is shorter than exposure_s = {request.exposure_s:g} s plus the dead "
                 f"time of {dead_time_s:g} s; allowed is {request.exposure_s + dead_time_s:g} s or more"
+            )
+        if self.triggering.get() not in self.triggerings:
+            problems.append(
+                f"triggering = {self.triggering.get()!r} is none of {', '.join(self.triggerings)} (beamline.triggering)"
             )
         crop, binning = int(self.geometry.crop_px.get()), int(self.geometry.binning.get())
         center = (self.geometry.beam_center_y_px.get(), self.geometry.beam_center_x_px.get())
@@ -92,36 +132,21 @@ class StagedEiger(Device):
             "distance_m": float(geometry.distance_m.get()),
             "detector_pixel_um": float(geometry.detector_pixel_um.get()),
             "probe_diameter_um": float(geometry.probe_diameter_um.get()),
-            "dead_time_s": float(self.cam.dead_time.get()),
+            "dead_time_s": self.dead_time_s,
             "frame_shape": list(self._frame_shape()),
             "crop_px": int(geometry.crop_px.get()),
             "binning": int(geometry.binning.get()),
             "beam_center_px": [float(geometry.beam_center_y_px.get()), float(geometry.beam_center_x_px.get())],
             "orientation": str(geometry.orientation.get()),
             "image_channel": str(self.pva1.pv_name.get()),
-            "dropped_channel": self.cam.stream_dropped.pvname,
-            "clock": str(self.stream_clock.get()),
+            "dropped_channel": "" if self.gap_of_lost else address(self._lost_in_camera()),
+            "clock": self.clock,
             "first_unique_id": int(self.first_unique_id.get()),
             "frames_after_s": float(self.frames_after_s.get()),
         }
 
     def _frame_shape(self) -> tuple[int, int]:
         return int(self.roi1.size.y.get()), int(self.roi1.size.x.get())
-
-    def _recorded_settings(self) -> list[Any]:
-        cam = self.cam
-        return [
-            cam.acquire_time,
-            cam.acquire_period,
-            cam.trigger_mode,
-            cam.num_triggers,
-            cam.photon_energy,
-            cam.threshold_energy,
-            cam.bit_depth,
-            cam.count_cutoff,
-            cam.dead_time,
-            self.hdf1.full_file_name,
-        ]
 
     def read_configuration(self) -> Any:
         settings = [signal.read() for signal in self._recorded_settings()]
@@ -148,8 +173,8 @@ class StagedEiger(Device):
             self._wait_for_quiet()
             for signal, value in self._stage_values():
                 self._change(signal, value)
-            put_checked(self.cam.array_counter, 0)
-            self.first_unique_id.put(0)  # ADEiger numbers a frame before it counts it
+            for counter in (self.cam.array_counter, self.roi1.array_counter):
+                put_checked(counter, 0)
             self.frames_after_s.put(self.cam.array_counter.timestamp)
             self._losses_before = self._loss_counters()
         except Exception:
@@ -159,18 +184,12 @@ class StagedEiger(Device):
         return [self]
 
     def _stage_values(self) -> list[tuple[Signal, Any]]:
-        cam, roi, pva, hdf = self.cam, self.roi1, self.pva1, self.hdf1
-        cam_port, roi_port = cam.port_name.get(), roi.port_name.get()
-        values: list[tuple[Signal, Any]] = [
-            (cam.data_source, "Stream"),
-            (cam.stream_enable, "Enable"),
-            (cam.stream_decompress, "Enable"),
-            (cam.stream_version, "Stream2"),
-            (cam.stream_as_ts_source, "Yes" if self.stream_clock.get() == "detector" else "No"),
-            (cam.array_callbacks, "Enable"),
-        ]
-        for plugin, port in ((roi, cam_port), (pva, roi_port), (hdf, roi_port)):
-            values += [(plugin.nd_array_port, port), (plugin.blocking_callbacks, "No"), (plugin.enable, "Enable")]
+        roi, pva, hdf = self.roi1, self.pva1, self.hdf1
+        camera, region = (self.cam.port_name.get(), self.camera_address), (roi.port_name.get(), 0)
+        values = [*self._camera_values(), (self.cam.array_callbacks, "Enable")]
+        for plugin, (port, where) in ((roi, camera), (pva, region), (hdf, region)):
+            values += [(plugin.nd_array_port, port), (plugin.nd_array_address, where)]
+            values += [(plugin.blocking_callbacks, "No"), (plugin.enable, "Enable")]
         values += [
             (hdf.file_write_mode, "Stream"),
             (hdf.auto_increment, "No"),
@@ -248,12 +267,13 @@ class StagedEiger(Device):
         return answers(lambda: self.cam.acquire)
 
     def _loss_counters(self) -> dict[str, int]:
-        in_roi = int(self.roi1.dropped_arrays.get(use_monitor=False))  # in front of both branches
-        return {
-            "lost_in_detector": int(self.cam.stream_dropped.get(use_monitor=False)),
-            "lost_in_plugin": in_roi + int(self.pva1.dropped_arrays.get(use_monitor=False)),
-            "lost_before_file": in_roi + int(self.hdf1.dropped_arrays.get(use_monitor=False)),
+        signals = {
+            "camera": self._lost_in_camera(),
+            "roi": self.roi1.dropped_arrays,  # in front of both branches
+            "pva": self.pva1.dropped_arrays,
+            "file": self.hdf1.dropped_arrays,
         }
+        return {name: int(signal.get(use_monitor=False)) for name, signal in signals.items()}
 
     def _losses(self) -> dict[str, int]:
         """Frames lost since ``stage``; a counter that went back was reset when the detector was armed."""

@@ -1,10 +1,9 @@
-"""The PVs of an Eiger2 behind ADEiger, as ophyd components: what ophyd has, corrected, and what it lacks."""
+"""What area detectors share as ophyd components: plugins, the beam on their frames, and the counts of a run."""
 
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO
 from ophyd.areadetector.base import ADComponent as ADCpt
 from ophyd.areadetector.base import EpicsSignalWithRBV
-from ophyd.areadetector.cam import EigerDetectorCam
 from ophyd.areadetector.plugins import HDF5Plugin_V34, PvaPlugin_V34, ROIPlugin_V34
 
 from bluesky_ptychonn.devices.signals import Setting
@@ -12,35 +11,11 @@ from bluesky_ptychonn.devices.signals import Setting
 UNKNOWN = -1
 
 
-class Eiger2Cam(EigerDetectorCam):
-    """``cam1:`` of eiger2.template. Ophyd's class is that of an Eiger1: what the template lacks is gone here."""
-
-    trigger_exposure = None
-    fw_clear = None
-    link_0 = None
-    link_1 = None
-    link_2 = None
-    link_3 = None
-    dcu_buff_free = None
-    pool_max_buffers = None
-
-    trigger_mode = ADCpt(EpicsSignalWithRBV, "TriggerMode", string=True)
-    manual_trigger = ADCpt(EpicsSignalWithRBV, "ManualTrigger", string=True)
-    data_source = ADCpt(EpicsSignalWithRBV, "DataSource", string=True)
-    stream_enable = ADCpt(EpicsSignalWithRBV, "StreamEnable", string=True)
-    stream_decompress = ADCpt(EpicsSignalWithRBV, "StreamDecompress", string=True)
-    stream_as_ts_source = ADCpt(EpicsSignalWithRBV, "StreamAsTSSource", string=True)
-    stream_version = ADCpt(EpicsSignalWithRBV, "StreamVersion", string=True)
-    array_callbacks = ADCpt(EpicsSignalWithRBV, "ArrayCallbacks", string=True)
-    detector_state = ADCpt(EpicsSignalRO, "DetectorState_RBV", string=True)
-    status_message = ADCpt(EpicsSignalRO, "StatusMessage_RBV", string=True)
-    bit_depth = ADCpt(EpicsSignalRO, "BitDepthImage_RBV")
-
-
 class _Plugin:
     """Plugins are staged by the detector, in its order; ophyd's own staging would make them block the driver."""
 
     asyn_pipeline_config = None
+    pool_max_buffers = None  # gone from ADCore
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -86,14 +61,14 @@ class BeamGeometry(Device):
     probe_diameter_um = Cpt(Setting, value=1.0, kind="config", doc="90 % of the power on the sample")
 
 
-class EigerCounters(Device):
+class FrameCounters(Device):
     """What became of the frames of a run; -1 is unknown. ``trigger`` asks the IOC."""
 
     triggers_sent = Cpt(Setting, value=0, kind="normal", doc="software triggers of a step scan")
     driver_frames = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames that reached the driver")
-    lost_in_detector = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames the detector dropped: no gap in the ids")
-    lost_in_plugin = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames the PVA plugin dropped: a gap in the ids")
-    lost_before_file = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames the file plugin dropped")
+    lost_in_detector = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames lost with no gap in the ids")
+    lost_in_plugin = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames lost before PVA: a gap in the ids")
+    lost_before_file = Cpt(Setting, value=UNKNOWN, kind="normal", doc="other frames lost before the file")
     written = Cpt(Setting, value=UNKNOWN, kind="normal", doc="frames in the file")
 
     def __init__(self, *args, **kwargs) -> None:
