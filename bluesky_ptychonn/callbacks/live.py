@@ -14,29 +14,14 @@ from event_model import DocumentRouter
 from event_model.documents import EventDescriptor, EventPage, RunStart, RunStop
 
 from bluesky_ptychonn.callbacks.picture import save_picture
-from bluesky_ptychonn.core.scan import positions_from_recipe
-from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage, as_message
+from bluesky_ptychonn.io.edge_channels import PositionsMessage, as_message
 from bluesky_ptychonn.io.ntndarray import read_image
 from bluesky_ptychonn.io.pva import PvaChannel
+from bluesky_ptychonn.io.run_message import run_message
 
 logger = logging.getLogger(__name__)
 
 FINAL_S = 10.0
-FRAME_FIELDS = (
-    "image_channel",
-    "energy_kev",
-    "distance_m",
-    "detector_pixel_um",
-    "exposure_s",
-    "frame_shape",
-    "crop_px",
-    "beam_center_px",
-    "orientation",
-    "first_unique_id",
-    "clock",
-    "frames_after_s",
-    "dropped_channel",
-)
 
 
 @make_class_safe(logger=logger)  # a broken view must never stop a scan
@@ -181,19 +166,3 @@ class LiveImage(DocumentRouter):
         while self._jobs.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.01)
         return not self._jobs.unfinished_tasks
-
-
-def run_message(start: RunStart, token: str) -> RunMessage:
-    """What the edge must know of a run, from its start document."""
-    block: dict[str, Any] = start["ptycho"]  # type: ignore[typeddict-item]
-    planned_um = positions_from_recipe(start)
-    return RunMessage(
-        run_uid=start["uid"],
-        token=token,
-        frames=len(planned_um),
-        y_um=planned_um[:, 0],
-        x_um=planned_um[:, 1],
-        dwell_s=block["dwell_s"] if block["fly"] else 0.0,
-        binning=block.get("binning", 1),
-        **{name: block[name] for name in FRAME_FIELDS},
-    )

@@ -10,6 +10,8 @@ from typing import Any
 from bluesky.callbacks.buffer import BufferingWrapper
 from event_model import RunRouter, sanitize_doc
 
+from bluesky_ptychonn.io.run_documents import documents_of_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -144,18 +146,7 @@ def ingest(path: Path, catalog: Any) -> str:
     from bluesky_tiled_plugins import TiledWriter
     from tiled.queries import Key
 
-    documents = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            documents.append((entry["name"], entry["doc"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not a document ({error}); the file is torn or another's"
-            ) from error
-    names = [name for name, _ in documents]
-    if names.count("start") != 1 or names[:1] != ["start"] or names[-1:] != ["stop"]:
-        raise ValueError(f"{path} does not hold one whole run, from its start to its stop document")
+    documents = documents_of_file(path)
     uid = documents[0][1]["uid"]
     if len(catalog.search(Key("start.uid") == uid)):
         if "stop" in catalog[uid].metadata:

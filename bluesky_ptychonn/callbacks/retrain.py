@@ -59,9 +59,7 @@ class RetrainTrigger:
 
         RE.subscribe(bluesky.callbacks.zmq.Publisher("localhost:5577"))  # in the RunEngine's process
 
-        dispatcher = bluesky.callbacks.zmq.RemoteDispatcher("localhost:5578")  # in the trigger's
-        dispatcher.subscribe(RetrainTrigger(settings.loop.journal_file))
-        dispatcher.start()
+    and there ``bluesky-ptychonn loop listen localhost:5578``.
 
     0MQ drops documents which are published before the dispatcher is connected, and does not say so; the loop service
     finds such runs in the catalog when it starts (`io.sweep`).

@@ -42,11 +42,11 @@ def save_reconstruction(path: Path, reconstruction: Reconstruction, source: str)
     figure = Figure(figsize=(14, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 4)
-    box, seen = _field(reconstruction.coverage)
+    box, seen = field_of(reconstruction.coverage)
     unit, per_px = ("px", 1.0) if reconstruction.pixel_size_um is None else ("µm", reconstruction.pixel_size_um)
     extent = _extent(box, per_px)
     light = reconstruction.coverage[box] / reconstruction.coverage.max()
-    phase, amplitude = _flattened(reconstruction.object_[box], light)
+    phase, amplitude = flattened(reconstruction.object_[box], light)
     well = light >= WELL_SEEN
     axis = figure.add_subplot(grid[:, :2])
     _image(
@@ -68,7 +68,7 @@ def save_reconstruction(path: Path, reconstruction: Reconstruction, source: str)
     replace_file(path, png.getbuffer())
 
 
-def _field(coverage: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+def field_of(coverage: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
     """Rows and columns which hold every pixel that received light, and which pixels of these did, specks apart."""
     seen = ndimage.gaussian_filter(coverage, SPECK_PX) >= SEEN * coverage.max()
     rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
@@ -84,7 +84,7 @@ def _extent(box: tuple[slice, slice], per_px: float) -> tuple[float, float, floa
     return left, right, bottom, top
 
 
-def _flattened(object_: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def flattened(object_: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Phase without ramp and mean, which the data leave open, and amplitude.
 
     The ramp is the median slope, so that flat parts become level and edges do not tilt them.

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,53 @@ FPS = 500.0
 
 def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     """Stream a recorded scan from the detector IOC to the edge; picture and figures as for a simulated one."""
+    from bluesky_ptychonn.cli.beamline import beamline_options
+    from bluesky_ptychonn.cli.demo_figures import write_summary
+
+    source = Path(options.source)
+    scan = read_scan(source, options.pixel_size_nm)
+    picture = options.output / "live.png"
+    figures = stream_scan(scan, state, picture, title=source.name, engine=options.engine, **beamline_options(options))
+    write_summary(options.output / "summary.json", figures)
+    return 0 if figures["account"] == "closed" else 1
+
+
+def stream_scan(
+    scan: ScanData,
+    state: Path,
+    picture: Path,
+    *,
+    title: str,
+    engine: str,
+    fps: float = FPS,
+    **beamline: Any,
+) -> dict[str, Any]:
+    """Let the simulated detector send a recorded scan to an edge.
+
+    Parameters
+    ----------
+    scan : ScanData
+        With a probe.
+    state : Path
+        State directory of the beamline and the edge, which end with it.
+    picture : Path
+        PNG of the live image beside the lift.
+    title : str
+        Of the scan.
+    engine : str
+        Of the edge.
+    fps : float
+        Frames per second.
+    **beamline
+        Options of `simulation.beamline.start`; its ``source`` is the file of the scan, by default one that is made.
+
+    Returns
+    -------
+    dict
+        Figures; ``account`` says whether the frame account closed.
+    """
     from tqdm import tqdm
 
-    from bluesky_ptychonn.cli.beamline import beamline_options
-    from bluesky_ptychonn.cli.demo import write_summary
     from bluesky_ptychonn.cli.pictures import save_comparison
     from bluesky_ptychonn.cli.services import Services
     from bluesky_ptychonn.cli.stream import stream_frames
@@ -23,9 +67,9 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     from bluesky_ptychonn.engines.offline import stitch_scan
     from bluesky_ptychonn.engines.registry import open_engine
 
-    source = Path(options.source)
-    scan = read_scan(source, options.pixel_size_nm)
-    with Services(state, catalog=False, engine=options.engine, say=_say, **beamline_options(options)) as services:
+    if "source" not in beamline:
+        beamline["source"] = str(_as_file(scan, state / "scan.npz"))
+    with Services(state, catalog=False, engine=engine, say=_say, **beamline) as services:
         from bluesky_ptychonn.cli.edge import load_probe
         from bluesky_ptychonn.core.stitch import Canvas
         from bluesky_ptychonn.io.ntndarray import read_image
@@ -39,7 +83,7 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
             stats = stream_frames(
                 settings,
                 positions_um,
-                FPS,
+                fps,
                 pixel_size_um=pixel_um,
                 progress=lambda count: bar.update(count - bar.n),
             )
@@ -54,12 +98,12 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     images = [("lift only", lifted), (name, live)]
     likeness = compare_phase(live, lifted, region=covered_region(coverage)).correlation
     caption = (
-        f"{source.name}: {stats['frames_stitched']} recorded frames at {stats['fps']:.0f} frames/s; "
+        f"{title}: {stats['frames_stitched']} recorded frames at {stats['fps']:.0f} frames/s; "
         f"correlation of live and lift {likeness:.2f}"
     )
     save_comparison(
-        options.output / "live.png",
-        [(title, np.where(seen, image, np.nan)) for title, image in images],
+        picture,
+        [(name, np.where(seen, image, np.nan)) for name, image in images],
         coverage,
         pixel_um,
         caption,
@@ -69,9 +113,18 @@ def stream_recorded(options: argparse.Namespace, state: Path) -> int:
     figures = {key: stats[key] for key in keys} | {"frames_lost": lost, "fps": round(stats["fps"], 1)}
     figures |= {key: round(stats[key], 2) for key in ("latency_ms_p50", "latency_ms_p99")}
     figures["correlation_live_vs_lift"] = round(likeness, 4)
-    write_summary(options.output / "summary.json", figures | {"pixel_size_nm": pixel_um * 1e3})
-    _say(f"picture: {options.output / 'live.png'}")
-    return 0 if stats["account"] == "closed" else 1
+    _say(f"picture: {picture}")
+    return figures | {"pixel_size_nm": pixel_um * 1e3}
+
+
+def _as_file(scan: ScanData, path: Path) -> Path:
+    """Write a scan for the simulated detector, which plays files."""
+    assert scan.probe is not None
+    probe = scan.probe if scan.probe.ndim == 2 else scan.probe[0]
+    never = ~scan.valid.any(axis=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, patterns=scan.patterns, positions_px=scan.positions_px, probe=probe, mask=never)
+    return path
 
 
 def read_scan(path: Path, pixel_size_nm: float | None) -> ScanData:

@@ -1,6 +1,7 @@
 """What phase retrieval starts from, as the command line names it: a file or a run, and a probe."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,16 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     layout.add_argument("--probe-path", metavar="PATH", help="complex illumination")
 
 
-def read_source(options: argparse.Namespace) -> tuple[ScanData, str, str]:
+def read_source(
+    options: argparse.Namespace, find_run: Callable[[Any, str], Any] | None = None
+) -> tuple[ScanData, str, str]:
     """Read what the options name.
+
+    Parameters
+    ----------
+    options : Namespace
+    find_run : callable, optional
+        Takes settings and source and gives the run; by default it is looked up in the catalog.
 
     Returns
     -------
@@ -90,7 +99,7 @@ def read_source(options: argparse.Namespace) -> tuple[ScanData, str, str]:
     """
     if Path(options.source).suffix in FILES or Path(options.source).is_file():
         return _read_file(options)
-    return _read_run(options)
+    return _read_run(options, find_run or run_of_catalog)
 
 
 def with_probe(scan: ScanData, options: argparse.Namespace) -> ScanData:
@@ -159,13 +168,13 @@ def _layout(options: argparse.Namespace) -> Any:
     )
 
 
-def _read_run(options: argparse.Namespace) -> tuple[ScanData, str, str]:
+def _read_run(options: argparse.Namespace, find_run: Callable[[Any, str], Any]) -> tuple[ScanData, str, str]:
     from bluesky_ptychonn.config import load_settings
     from bluesky_ptychonn.io.runs import read_run, scan_from_run
     from bluesky_ptychonn.io.scan_files import read_array, read_mask
 
     settings = load_settings(options.settings)
-    recorded = read_run(_find_run(settings, options.source))
+    recorded = read_run(find_run(settings, options.source))
     if options.pixel_size_nm is not None:
         raise Problem("--pixel-size-nm is for files; a run knows its geometry; give --energy-kev, --distance-m, ...")
     asked = {name: getattr(options, name) for name in IN_BLOCK} | {"orientation": _asked(options)}
@@ -180,7 +189,16 @@ def _read_run(options: argparse.Namespace) -> tuple[ScanData, str, str]:
     return scan, recorded.start["uid"][:8], block["orientation"]
 
 
-def _find_run(settings: Any, source: str) -> Any:
+def run_of_catalog(settings: Any, source: str) -> Any:
+    """Look a run up in the catalog.
+
+    Raises
+    ------
+    Problem
+        If the settings name no catalog, or it has no such run.
+    ConnectionError
+        If it does not answer.
+    """
     from bluesky_ptychonn.cli.catalog import open_catalog
 
     if not settings.catalog.uri:

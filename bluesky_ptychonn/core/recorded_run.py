@@ -1,12 +1,15 @@
 """A recorded run: frames with the triggers and positions they belong to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bluesky_ptychonn.core.pairing import Pairing
+
+BLOCK_BYTES = 8 << 20
+"""Frames that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,70 @@ class RecordedRun:
     unpaired: int
     doubt: str
     start: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run as it was recorded; its frames are read when they are used.
+
+    Parameters
+    ----------
+    frames : (M, H, W) uint
+        Detector counts by row: an array, or what can be sliced like one.
+    trigger_index : (M,) int64
+        Trigger of each row, from 0; -1 where it cannot be known. Ascending where it is known.
+    unique_id : (M,) int64
+        The driver's number of each row.
+    captured_um : (P, 2) float64
+        Captured probe centre (y, x) of each trigger, um; NaN where none was captured.
+    doubt : str
+        Why some triggers are not known; empty if all are.
+    start : mapping
+        Start document.
+    """
+
+    frames: Any
+    trigger_index: np.ndarray
+    unique_id: np.ndarray
+    captured_um: np.ndarray
+    doubt: str
+    start: Mapping[str, Any]
+
+    @property
+    def unpaired(self) -> int:
+        """Rows whose trigger cannot be known."""
+        return int(np.count_nonzero(self.trigger_index < 0))
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Triggers (B,) and frames (B, H, W) in the order of the triggers; rows without a trigger are left out."""
+        height, width = self.frames.shape[1:]
+        size = max(1, BLOCK_BYTES // (height * width * np.dtype(self.frames.dtype).itemsize))
+        for first in range(0, len(self.trigger_index), size):
+            known = self.trigger_index[first : first + size] >= 0
+            if known.any():
+                frames = np.asarray(self.frames[first : first + size])
+                yield (
+                    self.trigger_index[first : first + size][known],
+                    frames if known.all() else frames[known],
+                )
+
+    def read(self) -> RecordedRun:
+        """All of it at once."""
+        known = np.flatnonzero(self.trigger_index >= 0)
+        frames = np.empty((len(known), *self.frames.shape[1:]), self.frames.dtype)
+        done = 0
+        for indices, block in self.blocks():
+            frames[done : done + len(indices)] = block
+            done += len(indices)
+        return RecordedRun(
+            frames=frames,
+            positions_um=self.captured_um[self.trigger_index[known]],
+            trigger_index=self.trigger_index[known],
+            unique_id=self.unique_id[known],
+            unpaired=self.unpaired,
+            doubt=self.doubt,
+            start=self.start,
+        )
 
 
 def pair_recorded(

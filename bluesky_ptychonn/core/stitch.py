@@ -6,6 +6,8 @@ import numba
 import numpy as np
 
 MAX_CANVAS_PX = 64_000_000
+LARGEST_MARGIN_PX = 16
+"""So far may a captured position lie from the planned field before the final image needs another canvas."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,25 @@ class Canvas:
     def holds(self, corners_px: np.ndarray, patch_px: int) -> np.ndarray:
         """Return which patches (B,) lie inside the canvas."""
         return np.all((corners_px >= 0) & (corners_px <= np.subtract(self.shape, patch_px)), axis=1)
+
+
+def run_canvas(planned_um: np.ndarray, pixel_size_um: float, patch_px: int) -> Canvas:
+    """Where the image of a run begins: the planned field with a margin."""
+    return Canvas.covering(planned_um, pixel_size_um, patch_px, LARGEST_MARGIN_PX * pixel_size_um)
+
+
+def final_canvas(canvas: Canvas, planned_um: np.ndarray, used_um: np.ndarray, patch_px: int) -> Canvas:
+    """Where it ends: the same canvas, or one that also holds the patches at the positions that were used."""
+    if canvas.holds(canvas.corners_px(used_um, patch_px), patch_px).all():
+        return canvas
+    return Canvas.covering(np.concatenate([planned_um, used_um]), canvas.pixel_size_um, patch_px)
+
+
+def patch_weights(probe: np.ndarray, patch_px: int) -> np.ndarray:
+    """Weights (h, h) of the pixels of a patch: intensity of the probe's middle part, 1 where it is brightest."""
+    edge = (len(probe) - patch_px) // 2
+    weights = np.abs(probe[edge : edge + patch_px, edge : edge + patch_px]) ** 2
+    return weights / weights.max()
 
 
 def add_patches(

@@ -108,6 +108,32 @@ class Database:
                 (key, time_s, old, new, sentence),
             )
 
+    def remark(self, key: str, sentence: str, *, at_s: float | None = None) -> None:
+        """Add a line to the history of a scan or a training which stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        sql = "SELECT state FROM scans WHERE uid = ? UNION ALL SELECT state FROM trainings WHERE key = ?"
+        with self.transaction() as db:
+            found = db.execute(sql, (key, key)).fetchone()
+            if found is None:
+                raise ValueError(f"the journal {self.path} has no {key!r}")
+            self._tell(key, time.time() if at_s is None else at_s, found[0], found[0], sentence)
+
+    def newest_version(self) -> str:
+        """The latest version of the model store that came of a scan or a training; "" if none did."""
+        every = "SELECT published_version AS v FROM scans UNION SELECT version FROM trainings"
+        found = self.read(f"SELECT v FROM ({every}) ORDER BY length(v) DESC, v DESC LIMIT 1")
+        return found[0][0] if found else ""
+
+    def published_by(self, version: str) -> list[str]:
+        """Scans and trainings that a version came of."""
+        sql = "SELECT uid FROM scans WHERE published_version = ? UNION ALL SELECT key FROM trainings WHERE version = ?"
+        return [row[0] for row in self.read(sql, version, version)]
+
     def history(self, key: str) -> list[HistoryLine]:
         """Every move of a scan or a training, oldest first."""
         sql = "SELECT time_s, old, new, sentence FROM history WHERE key = ? ORDER BY number"

@@ -66,17 +66,10 @@ def write_reconstruction(path: Path, reconstruction: Reconstruction) -> None:
         file["number_of_entries"] = 1
         file["entry_1/process_1/program"] = "bluesky_ptychonn"
         file["entry_1/process_1/version"] = metadata.version("bluesky-ptychonn")
-        file.create_dataset(PROBE, data=reconstruction.probe).attrs["axes"] = "incoherent:y:x"
-        file.create_dataset(OBJECT, data=reconstruction.object_).attrs["axes"] = "y:x"
-        _put_own(file.create_group(OWN), reconstruction)
-        for image, name in ((PROBE, "probe"), (OBJECT, "object")):
-            group = file[image].parent
-            group["data_type"], group["data_space"] = "amplitude", "real"
-            file[f"entry_1/{name}/data"] = h5py.SoftLink(f"/{image}")
+        put_images(file, reconstruction, reconstruction.trigger_index)
         file["entry_1/data_1/data"] = h5py.SoftLink(f"/{OBJECT}")
-        file["entry_1/instrument_1/source_1/illumination"] = h5py.SoftLink(f"/{PROBE}")
         if reconstruction.pixel_size_um is not None:
-            _put_in_metres(file, reconstruction, 1e-6 * reconstruction.pixel_size_um)
+            _put_positions(file, reconstruction, 1e-6 * reconstruction.pixel_size_um)
     data = whole.getbuffer()
     data[:HEADER] = _header(data)
     replace_file(path, data)
@@ -139,23 +132,49 @@ def _put_own(own: h5py.Group, reconstruction: Reconstruction) -> None:
         own["report"] = _json(reconstruction.report.as_figures())
 
 
-def _put_in_metres(file: h5py.File, reconstruction: Reconstruction, pixel_m: float) -> None:
-    """Positions for every program, and what ptychodus wants to know of pixels and object.
+def put_images(file: h5py.File, reconstruction: Reconstruction, position_indexes: np.ndarray) -> None:
+    """Put probe and object into a CXI file, and everything of `Reconstruction` beside them.
+
+    Parameters
+    ----------
+    file : h5py.File
+    reconstruction : Reconstruction
+    position_indexes : (N,) int
+        Which frame each position of the file's ``translation`` belongs to, for ptychodus.
+    """
+    file.create_dataset(PROBE, data=reconstruction.probe).attrs["axes"] = "incoherent:y:x"
+    file.create_dataset(OBJECT, data=reconstruction.object_).attrs["axes"] = "y:x"
+    _put_own(file.create_group(OWN), reconstruction)
+    for image, name in ((PROBE, "probe"), (OBJECT, "object")):
+        group = file[image].parent
+        group["data_type"], group["data_space"] = "amplitude", "real"
+        file[f"entry_1/{name}/data"] = h5py.SoftLink(f"/{image}")
+    file["entry_1/instrument_1/source_1/illumination"] = h5py.SoftLink(f"/{PROBE}")
+    if reconstruction.pixel_size_um is not None:
+        _put_for_ptychodus(file, reconstruction, 1e-6 * reconstruction.pixel_size_um, position_indexes)
+
+
+def _put_positions(file: h5py.File, reconstruction: Reconstruction, pixel_m: float) -> None:
+    y_m, x_m = (pixel_m * (reconstruction.positions_px + np.array(reconstruction.origin_px))).T
+    sample_m = np.stack([x_m, y_m, np.zeros_like(x_m)], axis=1)
+    file.create_dataset(TRANSLATION, data=sample_m).attrs["units"] = "m"
+    file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{TRANSLATION}")
+
+
+def _put_for_ptychodus(
+    file: h5py.File, reconstruction: Reconstruction, pixel_m: float, position_indexes: np.ndarray
+) -> None:
+    """What ptychodus wants to know of pixels and object.
 
     ptychodus cuts the field of a probe from W/2 + (x - object centre) / pixel - n/2 on, this package from
     ``positions_px`` - n/2 on; the object's centre is that place on the sample for which both are the same.
     """
-    origin_px = np.array(reconstruction.origin_px)
-    y_m, x_m = (pixel_m * (reconstruction.positions_px + origin_px)).T
-    sample_m = np.stack([x_m, y_m, np.zeros_like(x_m)], axis=1)
-    file.create_dataset(TRANSLATION, data=sample_m).attrs["units"] = "m"
-    file["entry_1/data_1/translation"] = h5py.SoftLink(f"/{TRANSLATION}")
     for path, array in ((PROBE, reconstruction.probe), (OBJECT, reconstruction.object_)):
         height, width = array.shape[-2:]
         file[path].parent["image_size"] = np.array([width * pixel_m, height * pixel_m, 0.0])
-    centre_m = pixel_m * (origin_px + np.array(reconstruction.object_.shape) / 2)
+    centre_m = pixel_m * (np.array(reconstruction.origin_px) + np.array(reconstruction.object_.shape) / 2)
     values = {
-        "probe_position_indexes": reconstruction.trigger_index,
+        "probe_position_indexes": position_indexes,
         "probe_photon_count": float(np.sum(np.abs(reconstruction.probe) ** 2, dtype=np.float64)),
         "object_center_y_m": centre_m[0],
         "object_center_x_m": centre_m[1],

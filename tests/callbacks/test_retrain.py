@@ -24,6 +24,7 @@ from ophyd import Signal
 
 from bluesky_ptychonn.callbacks import retrain
 from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
+from bluesky_ptychonn.config import write_settings
 from bluesky_ptychonn.io.journal import Journal
 
 pytestmark = pytest.mark.production_callbacks
@@ -322,6 +323,7 @@ def test_a_full_disk_loses_nothing(caplog):
 READ_ONLY = """
 import os, sys
 from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
+from bluesky_ptychonn.config import write_settings
 if os.getuid() == 0:
     os.setuid(65534)  # to root no folder is closed
 trigger = RetrainTrigger(sys.argv[1] + "/loop/journal.sqlite")
@@ -355,6 +357,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 ACCEPT = """
 import sys
 from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
+from bluesky_ptychonn.config import write_settings
 trigger = RetrainTrigger(sys.argv[1], patience_s=60)
 for number in range(10**6):
     trigger("start", {"uid": f"u{number}", "time": 1.0, "ptycho": {"filler": "x" * 2000}})
@@ -383,6 +386,7 @@ def test_a_kill_loses_no_run_that_was_accepted(path, seed, request):
 EXIT = """
 import os, sys
 from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
+from bluesky_ptychonn.config import write_settings
 open(sys.argv[1], "w").close()
 trigger = RetrainTrigger(sys.argv[1] + "/journal.sqlite")
 trigger("start", {"uid": "a", "time": 1.0, "ptycho": {}})
@@ -399,11 +403,8 @@ def test_what_is_kept_is_written_when_python_ends(tmp_path):
 
 SUBSCRIBE = """
 import sys
-from bluesky.callbacks.zmq import RemoteDispatcher
-from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
-dispatcher = RemoteDispatcher(sys.argv[1])
-dispatcher.subscribe(RetrainTrigger(sys.argv[2]))
-dispatcher.start()
+from bluesky_ptychonn.cli.main import main
+sys.exit(main(["loop", "listen", *sys.argv[1:]]))
 """
 
 
@@ -417,7 +418,9 @@ def test_in_another_process_over_0mq(path):
         threading.Thread(target=Proxy(into, out_of).start, daemon=True).start()
         publisher, journal, RE = Publisher(into), Journal(path), RunEngine()
         RE.subscribe(publisher)
-        with _child(SUBSCRIBE, out_of, path):
+        settings = Path(folder, "here.toml")
+        write_settings({"loop": {"journal": str(path)}}, settings)
+        with _child(SUBSCRIBE, out_of, "--settings", settings) as child:
 
             def noted():  # what is published before the dispatcher is connected, nobody sees
                 uids.extend(RE(a_run(ptycho={"step_um": 0.1})))
@@ -427,6 +430,8 @@ def test_in_another_process_over_0mq(path):
             (last,) = RE(a_run(ptycho={}))
             (other,) = RE(a_run())
             _until(lambda: any(row.uid == last for row in journal.scans("received")))
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(20) == 0
         publisher.close()
     assert other not in {row.uid for row in journal.scans()} <= {*uids, last}
 
