@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_EXTRAS := beamline,edge,sim,tiled
-TEST_EXTRAS := $(RUN_EXTRAS),training,loop,dev
+DEMO_EXTRAS := $(RUN_EXTRAS),training,loop
+TEST_EXTRAS := $(DEMO_EXTRAS),dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 export PTYCHONN_DATA ?= $(wildcard ../shared/data)
 
@@ -21,11 +22,15 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e ".[$(RUN_EXTRAS)]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt -e ".[$(TEST_EXTRAS)]"
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e ".[$(DEMO_EXTRAS)]"
 	@touch $@ $(VENV)/.run
 
-demo: $(VENV)/.run  ## a scan with a live phase image on the simulated beamline; pictures and figures in demo_output/
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e ".[$(TEST_EXTRAS)]"
+	@touch $@ $(VENV)/.run $(VENV)/.demo
+
+demo: $(VENV)/.demo ## scan, live image, training, a better image: the loop in about 12 minutes; see demo_output/
 	$(BIN)/bluesky-ptychonn demo --output demo_output
 
 shell: $(VENV)/.run ## IPython on the simulated beamline: RE, devices, spiral_ptycho_scan, cat

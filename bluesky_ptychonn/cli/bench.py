@@ -11,6 +11,8 @@
     bluesky-ptychonn bench training --minutes 30 --json training.json
     bluesky-ptychonn bench tuning TRAINING --json tuning.json
     bluesky-ptychonn bench trigger --json trigger.json
+    bluesky-ptychonn bench loop --json loop.json
+    bluesky-ptychonn bench replay --json replay.json
 
 `stream` runs the whole chain: the detector IOC in its own process sends frames of a simulated sample at the rate asked
 for, the edge turns them into phase and stitches them; with --detector bare a process that does nothing but send frames
@@ -35,6 +37,13 @@ the number of pairs; `tuning` teaches a trained network a new sample in minutes.
 
 `trigger` measures what notes each run for the loop: how long a stop document waits for it while the scheduler hangs, or
 the journal is locked, and the RunEngine's rate with and without it.
+
+`loop` plays an experiment of 12 simulated scans to the loop, in a quarter of an hour on one core: features that the
+model knows, new ones, a defocus that drifts, too little light, too little overlap. It fails if the loop does something
+else than it should, and draws the page of plots.
+
+`replay` runs a scan on a beamline of its own and replays it: from Tiled with the detector's file at hand and in blocks
+over HTTP, from documents, and from a file; frames per second, and how far each image is from the live one.
 """
 
 import argparse
@@ -45,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from bluesky_ptychonn.cli import (
         bench_inference,
         bench_learning,
+        bench_loop,
+        bench_replay,
         bench_retrieval,
         bench_stitch,
         bench_stream,
@@ -57,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cases = parser.add_subparsers(
         dest="case",
         required=True,
-        metavar="stream|swap|stitch|inference|phase-retrieval|learning|training|tuning|trigger",
+        metavar="stream|swap|stitch|inference|phase-retrieval|learning|training|tuning|trigger|loop|replay",
     )
     stream = cases.add_parser("stream", help="detector IOC to stitched phase at a frame rate")
     bench_stream.add_arguments(stream)
@@ -86,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trigger = cases.add_parser("trigger", help="the loop's trigger: what a document waits, what the RunEngine pays")
     bench_trigger.add_arguments(trigger)
     trigger.set_defaults(measure=bench_trigger.run)
+    loop = cases.add_parser("loop", help="a scripted experiment: what the loop does about each scan")
+    bench_loop.add_arguments(loop)
+    loop.set_defaults(measure=bench_loop.run)
+    replay = cases.add_parser("replay", help="a recorded scan again: frames/s, and whether the image is the live one")
+    bench_replay.add_arguments(replay)
+    replay.set_defaults(measure=bench_replay.run)
 
 
 def run(options: argparse.Namespace) -> int:

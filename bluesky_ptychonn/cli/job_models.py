@@ -77,7 +77,7 @@ def reconstructed_scan(job: JobRun, run: str) -> "Evidence":
         spec = read_spec(folder)
     except FileNotFoundError as error:
         raise ValueError(f"run {run} was not reconstructed by this loop: {error}") from error
-    scan, _ = read_scan(spec.source, spec.settings_file, run)
+    scan, _ = read_scan(spec.source, spec.settings_file, run, job.record_of(run))
     return scan, read_reconstruction_of(folder)
 
 

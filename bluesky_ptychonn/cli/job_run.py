@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bluesky_ptychonn.training.loop.jobs import JobSpec
+from bluesky_ptychonn.training.loop.jobs import JobSpec, record_path
 from bluesky_ptychonn.training.loop.lease import Lease
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FAULT = "BLUESKY_PTYCHONN_FAULT"
 """Variable of tests: ``job:STEP`` ends the job (SIGKILL) when it has reached that step."""
+CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NCPUS")
+"""Variables in which schedulers say how many cores they gave; the first is set only if a number was asked for."""
 RECONSTRUCTION, PROBE = "reconstruction.cxi", "probe.npy"
 
 
@@ -121,7 +123,7 @@ class JobRun:
     @property
     def threads(self) -> int:
         """Cores to use: as many as the scheduler gave."""
-        given = self.option("threads") or os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("NCPUS")
+        given = self.option("threads") or next(filter(None, map(os.environ.get, CORES)), None)
         return int(given or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
     def open_engine(self, folder: Path) -> "Engine":
@@ -143,14 +145,18 @@ class JobRun:
 
     def scan(self) -> "tuple[ScanData, str]":
         """The scan of the job, and the orientation that was applied to its frames."""
-        return read_scan(self.spec.source, self.spec.settings_file, self.spec.key)
+        return read_scan(self.spec.source, self.spec.settings_file, self.spec.key, self.record_of(self.spec.key))
+
+    def record_of(self, key: str) -> Path:
+        """Where it is written down what a run consists of, see `io.run_record`."""
+        return record_path(self.directory.parents[1], key)
 
     def folder_of_scan(self, key: str) -> Path:
         """Folder of the job that reconstructed a scan."""
         return self.directory.parent / JobSpec("scan", key).name
 
 
-def read_scan(source: Mapping[str, Any], settings_file: str, key: str) -> "tuple[ScanData, str]":
+def read_scan(source: Mapping[str, Any], settings_file: str, key: str, record: Path) -> "tuple[ScanData, str]":
     """Read what a job's source names.
 
     Parameters
@@ -160,6 +166,8 @@ def read_scan(source: Mapping[str, Any], settings_file: str, key: str) -> "tuple
     settings_file : str
     key : str
         Run that the scan is of, where its file does not say so.
+    record : Path
+        What a run of the catalog consists of is read here, or written down the first time.
 
     Returns
     -------
@@ -171,12 +179,19 @@ def read_scan(source: Mapping[str, Any], settings_file: str, key: str) -> "tuple
     ------
     ValueError, Problem
         If it cannot be read, or its file is another one than was meant.
+    RuntimeError, OSError
+        If that may be otherwise the next time: the catalog does not answer, or does not have the whole run yet.
     """
+    from bluesky_ptychonn.cli.job_source import run_for_job
     from bluesky_ptychonn.cli.retrieval_source import add_source_options, read_source, with_probe
     from bluesky_ptychonn.core.scan_checks import refuse_unfit
+    from bluesky_ptychonn.io.run_record import read_record
 
     given = dict(source)
-    named, sha256 = given.pop("file", None) or given.pop("run", None), given.pop("sha256", "")
+    file, run, sha256 = given.pop("file", None), given.pop("run", None), given.pop("sha256", "")
+    if file and (sent := read_record(record)):
+        file = sent["file"]
+    named = file or run
     if not named:
         raise ValueError(f"source = {dict(source)!r} names no scan; give its file, or the uid of its run")
     parser = argparse.ArgumentParser(exit_on_error=False)
@@ -191,7 +206,7 @@ def read_scan(source: Mapping[str, Any], settings_file: str, key: str) -> "tuple
         raise ValueError(f"source = {dict(source)!r}: {error}") from error
     if unknown:
         raise ValueError(f"source = {dict(source)!r}: {unknown[0]} is no option of `bluesky-ptychonn reconstruct`")
-    scan, _, orientation = read_source(asked)
+    scan, _, orientation = read_source(asked, lambda settings, uid: run_for_job(settings, uid, record))
     found = scan.provenance.get("sha256", "")
     if sha256 and found != sha256:
         raise ValueError(

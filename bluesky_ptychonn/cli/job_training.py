@@ -31,6 +31,8 @@ SHARES = (0.25, 0.4)
 """Of the frames of such a scan that judge: the first one that leaves two parts large enough."""
 ALIKE = 1.02
 """Ratio of pixel sizes, or energies, up to which they are taken for one."""
+LIKE_PROBES = 0.95
+"""Correlation of their probes from which on two scans are of one beamline as it stands; 25 % of defocus leave 0.8."""
 FEW_RUNS = 10
 """Below so many runs in a snapshot none is kept from the network for its curves: the gate judges it."""
 
@@ -149,6 +151,8 @@ def _divided(job: JobRun, shards: "list[Shard]") -> "tuple[list[Judge], list[Sha
         share, part = _largest_part(job, of_run[run])
         if part is not None:
             learned[run] = Corpus(job.directory / PARTS).add(part)
+        elif share == 0:
+            continue
         elif len(learned) > 1:
             del learned[run]
         else:
@@ -159,28 +163,49 @@ def _divided(job: JobRun, shards: "list[Shard]") -> "tuple[list[Judge], list[Sha
 
 
 def _newest(job: JobRun, runs: list[str]) -> list[str]:
-    """Runs of the corpus that this loop has reconstructed: those that asked for the training, then the newest."""
+    """Runs of the corpus that this loop has reconstructed: those that asked for the training, then the newest.
+
+    Those with another probe than the first of them, from before the beamline drifted, would judge that and not the
+    network: the candidate brings the probe of the first.
+    """
     asked = set(job.option("runs", ()))
     files = {run: job.folder_of_scan(run) / RECONSTRUCTION for run in runs}
     there = {run: (run in asked, file.stat().st_mtime) for run, file in files.items() if file.is_file()}
-    return sorted(there, key=there.__getitem__, reverse=True)[:JUDGING_SCANS]
+    newest = sorted(there, key=there.__getitem__, reverse=True)
+    probe = _probe_of(job, newest[0]) if newest else None
+    return [run for run in newest if _are_alike(probe, _probe_of(job, run))][:JUDGING_SCANS]
+
+
+def _are_alike(probe: "np.ndarray | None", other: "np.ndarray") -> bool:
+    """Whether a scan with one probe can judge a model that brings the other one; where they lie does not matter."""
+    import numpy as np
+
+    if probe is None or probe.shape != other.shape:
+        return False
+    overlap = np.fft.ifft2(np.fft.fft2(probe) * np.conj(np.fft.fft2(other)))
+    return float(np.abs(overlap).max()) >= LIKE_PROBES * float(np.linalg.norm(probe) * np.linalg.norm(other))
 
 
 def _largest_part(job: JobRun, shard: "Shard") -> "tuple[float, Any]":
-    """Share of a scan that judges, and what of its shard may be learned from; 1 and None if it cannot be divided."""
-    from bluesky_ptychonn.training.learning.apart import apart, judging_part, part_of_shard
+    """Share of a scan that judges, and what of its shard may be learned from.
+
+    1 and None if it cannot be divided, 0 and None if there is nothing to judge by where it is.
+    """
+    from bluesky_ptychonn.training.learning.apart import NothingSeenError, apart, judging_part, part_of_shard
 
     if job.option("share") == 1:
         return 1.0, None
     scan, reconstruction = reconstructed_scan(job, shard.run)
+    empty = False
     for share in [job.option("share")] if job.option("share") else SHARES:
         try:
             learned, judged = apart(scan, shard.probe, float(share))
             judging_part(scan, reconstruction, judged, shard.run)
             return float(share), part_of_shard(shard, scan, learned)
         except ValueError as error:
+            empty = isinstance(error, NothingSeenError)
             job.say(f"run {shard.run}, {share:g} of it to judge by: {error}")
-    return 1.0, None
+    return 0.0 if empty else 1.0, None
 
 
 def _evidence(job: JobRun, judges: list[Judge]) -> "Iterator[Evidence]":

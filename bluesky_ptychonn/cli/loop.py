@@ -7,15 +7,17 @@
     bluesky-ptychonn loop pause                   hand out no more jobs; those that run are taken
     bluesky-ptychonn loop resume                  go on; if it is not paused but suspended, end the suspension
     bluesky-ptychonn loop retry UID               try a scan again that was given up, suspended or not trusted
+    bluesky-ptychonn loop listen HOST:PORT        note the runs of a RunEngine elsewhere, which publishes over 0MQ
     bluesky-ptychonn loop page                    plots of the experiment: SSIM, mismatch and residual against scans
 
 UID is a run's, or the beginning of it. Sessions note their runs in the journal where `loop.enabled` is set; a run which
 only the catalog has is found when the service starts. What is done, and when, is `[loop]` in the settings:
-`bluesky-ptychonn settings` shows it. Scans are never slowed down: if the scheduler, the catalog or this service is
+`bluesky-ptychonn config show` shows it. Scans are never slowed down: if the scheduler, the catalog or this service is
 away, they wait in the journal.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -35,6 +37,7 @@ ACTIONS = {
     "pause": "hand out no more jobs",
     "resume": "go on; or end a suspension",
     "retry": "try scans again",
+    "listen": "note the runs that a 0MQ proxy hands on",
     "page": "draw the page of plots",
 }
 PAGE_EVERY_S = 30.0
@@ -58,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retry = parsers["retry"]
     retry.add_argument("uids", metavar="UID", nargs="*", help="of runs, or their beginnings")
     retry.add_argument("--parked", action="store_true", help="every scan that is parked")
+    parsers["listen"].add_argument("address", metavar="HOST:PORT", help="the proxy's side for subscribers")
     parsers["page"].add_argument("--out", type=Path, metavar="DIR", help="default: page/ in loop.directory")
 
 
@@ -72,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         "pause": _pause,
         "resume": _resume,
         "retry": _retry,
+        "listen": _listen,
         "page": _page,
     }
     return actions[options.action](options, load_settings(options.settings))
@@ -80,16 +85,17 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, settings: Any) -> int:
     import signal
 
-    from bluesky_ptychonn.cli.loop_parts import make_service, settings_file_of, start_sweep
-    from bluesky_ptychonn.io.durable import network_disk
+    from bluesky_ptychonn.cli.loop_parts import (
+        listen_to_edge,
+        make_service,
+        settings_file_of,
+        start_delivery,
+        start_sweep,
+    )
     from bluesky_ptychonn.io.journal import Journal
     from bluesky_ptychonn.training.loop.serving import only_one, serve
 
-    path = settings.loop.journal_file
-    if kind := network_disk(path):
-        logger.warning(
-            "the journal %s lies on a network disk (%s); set loop.journal to a file on a local disk", path, kind
-        )
+    path = _local_journal(settings)
     stop = threading.Event()
     with only_one(path):
         journal = Journal(path)
@@ -100,8 +106,17 @@ def _run(options: argparse.Namespace, settings: Any) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         start_sweep(settings, journal, stop)
+        start_delivery(settings, journal, stop)
         print(f"loop: {settings.loop.runner} jobs in {settings.loop.directory}, journal {path}", flush=True)
-        serve(service, journal, stop, poll_s=settings.loop.poll_s, after=_Page(settings, journal).draw_if_changed)
+        ear, acknowledgements = listen_to_edge(settings, journal)
+        page = _Page(settings, journal)
+
+        def after() -> None:
+            acknowledgements.look(time.time())
+            page.draw_if_changed()
+
+        serve(service, journal, stop, poll_s=settings.loop.poll_s, after=after)
+        ear.close()
         journal.close()
     return 0
 
@@ -125,7 +140,7 @@ class _Page:
         ended = [(row.uid, row.sentence) for row in rows if row.state in FINAL]
         if ended and ended != self._drawn:
             self._drawn, self._drawn_s = ended, time.monotonic()
-            save_pages(self._settings.loop.directory / "page", rows, terms_of(self._settings))
+            save_pages(self._settings.loop.directory / "page", self._journal, terms_of(self._settings))
 
 
 def _status(options: argparse.Namespace, settings: Any) -> int:
@@ -211,11 +226,46 @@ def _retry(options: argparse.Namespace, settings: Any) -> int:
     return 0
 
 
+def _listen(options: argparse.Namespace, settings: Any) -> int:
+    import signal
+
+    from bluesky_ptychonn.callbacks.retrain import RetrainTrigger
+    from bluesky_ptychonn.cli.main import Problem
+
+    try:
+        from bluesky.callbacks.zmq import RemoteDispatcher
+    except ImportError as error:
+        raise Problem(f"{error}; pip install pyzmq") from error
+    trigger = RetrainTrigger(_local_journal(settings))
+    dispatcher = RemoteDispatcher(options.address)
+    dispatcher.subscribe(trigger)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"loop: notes the runs from {options.address} in {settings.loop.journal_file}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        dispatcher.start()
+    trigger.close()
+    return 0
+
+
+def _local_journal(settings: Any) -> Path:
+    """The journal's file, which must not lie on a network disk."""
+    from bluesky_ptychonn.cli.main import Problem
+    from bluesky_ptychonn.io.durable import network_disk
+
+    path = settings.loop.journal_file
+    if kind := network_disk(path):
+        raise Problem(
+            f"the journal {path} lies on a network disk ({kind}), where SQLite loses what two machines write; set "
+            "loop.journal to a file on a local disk of the machine where sessions and this service run"
+        )
+    return path
+
+
 def _page(options: argparse.Namespace, settings: Any) -> int:
     from bluesky_ptychonn.cli.loop_page import save_pages
     from bluesky_ptychonn.cli.loop_parts import journal_of, terms_of
 
     out = options.out or settings.loop.directory / "page"
-    for page in save_pages(out, journal_of(settings).scans(), terms_of(settings)):
+    for page in save_pages(out, journal_of(settings), terms_of(settings)):
         print(page)
     return 0

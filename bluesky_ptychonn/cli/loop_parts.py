@@ -9,6 +9,8 @@ from typing import Any
 
 from bluesky_ptychonn.config import FILE_NAME, VARIABLE, Settings
 from bluesky_ptychonn.io.journal import Journal, JournalError
+from bluesky_ptychonn.training.loop.acknowledge import Acknowledgements, EdgeEar
+from bluesky_ptychonn.training.loop.delivery import Delivery
 from bluesky_ptychonn.training.loop.desk import FolderDesk
 from bluesky_ptychonn.training.loop.handout import Patience
 from bluesky_ptychonn.training.loop.policy import Terms
@@ -87,7 +89,8 @@ def make_service(settings: Settings, journal: Journal, settings_file: str) -> Lo
         If they name no model store.
     """
     from bluesky_ptychonn.cli.main import Problem
-    from bluesky_ptychonn.training.loop.runner import Resources, make_runner
+    from bluesky_ptychonn.training.loop.runner import Resources, Runner, make_runner
+    from bluesky_ptychonn.training.loop.transfer import SendingRunner
 
     loop = settings.loop
     if settings.edge.model is None:
@@ -97,13 +100,17 @@ def make_service(settings: Settings, journal: Journal, settings_file: str) -> Lo
         "account": loop.account,
         "walltime_min": loop.walltime_min,
         "gpus": loop.gpus,
+        "cores": loop.cores,
         "modules": tuple(loop.modules),
         "environment": loop.environment,
     }
     waits = WAITS[loop.runner]
+    runner: Runner = make_runner(loop.runner, Resources(**common))
+    if loop.transfer == "rsync":
+        runner = SendingRunner(runner, loop.directory.resolve())
     desk = FolderDesk(
         loop.directory.resolve(),
-        make_runner(loop.runner, Resources(**common)),
+        runner,
         settings_file=settings_file,
         options=job_options(settings),
         resources={"train": Resources(**common, nodes=loop.nodes, ranks=loop.ranks)},
@@ -112,6 +119,13 @@ def make_service(settings: Settings, journal: Journal, settings_file: str) -> Lo
         job_s=60 * loop.walltime_min + waits["more_s"], marker_s=waits["marker_s"], ask_s=waits["ask_s"]
     )
     return LoopService(journal, desk, terms_of(settings), patience, at_once=int(waits["at_once"]))
+
+
+def listen_to_edge(settings: Settings, journal: Journal) -> tuple[EdgeEar, Acknowledgements]:
+    """What hears which version the edge uses, and what writes that into the journal; closing the first ends it."""
+    settings.apply_epics_environment()
+    ear = EdgeEar(settings.edge.prefix)
+    return ear, Acknowledgements(journal, lambda: ear.heard, Path(settings.edge.model or ""))
 
 
 def start_sweep(settings: Settings, journal: Journal, stop: threading.Event) -> threading.Thread | None:
@@ -142,3 +156,14 @@ def _sweep(settings: Settings, journal: Journal, stop: threading.Event) -> None:
                 told = str(error)
                 logger.warning("the catalog is not swept yet: %s", error)
         stop.wait(SWEEP_AGAIN_S)
+
+
+def start_delivery(settings: Settings, journal: Journal, stop: threading.Event) -> threading.Thread | None:
+    """Keep the edge's own store like the model store, beside the service, where the settings name one."""
+    loop = settings.loop
+    if not loop.edge_store or settings.edge.model is None:
+        return None
+    delivery = Delivery(journal, settings.edge.model, loop.edge_store, loop.ssh_config)
+    thread = threading.Thread(target=delivery.run, args=(stop, loop.poll_s), name="delivery", daemon=True)
+    thread.start()
+    return thread

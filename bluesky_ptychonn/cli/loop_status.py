@@ -7,10 +7,13 @@ from typing import Any
 
 from bluesky_ptychonn.io.journal import Journal
 from bluesky_ptychonn.io.journal_rows import SCAN_COLUMNS, TRAINING_COLUMNS, ScanRow, TrainingRow
+from bluesky_ptychonn.training.loop.acknowledge import EDGE
+from bluesky_ptychonn.training.loop.delivery import EDGE_STORE
 from bluesky_ptychonn.training.loop.handout import SCHEDULER, Job
 from bluesky_ptychonn.training.loop.policy import FINAL, Terms, clock
 from bluesky_ptychonn.training.loop.service import standing_of
 from bluesky_ptychonn.training.loop.serving import PULSE, PULSE_S, is_served
+from bluesky_ptychonn.training.loop.transfer import TRANSFER
 
 SCANS_SHOWN = 20
 COLUMNS = ("scan", "run", "state", "mismatch", "SSIM", "residual", "live", "new", "why")
@@ -39,6 +42,8 @@ def status_of(journal: Journal, terms: Terms, now_s: float) -> dict[str, Any]:
         "suspended": suspended,
         "suspended_until_s": standing.suspended_until_s,
         "scheduler": journal.fact(SCHEDULER) or {},
+        "edge": journal.fact(EDGE) or {},
+        "edge_store": journal.fact(EDGE_STORE) or {},
         "unfinished": sum(row.state not in FINAL or row.job is not None for row in scans),
         "scans": [_scan_values(row, now_s, standing.paused) for row in scans],
         "trainings": [_training_values(row, now_s, standing.paused) for row in trainings],
@@ -65,6 +70,8 @@ def doing(row: ScanRow | TrainingRow, now_s: float, paused: bool) -> str:
     """
     if row.job:
         job = Job.parse(row.job)
+        if job.native.startswith(TRANSFER) and job.phase == "submitted":
+            return "transfers frames"
         named = f"{job.kind} job {job.native if job.phase != 'submitting' else ''}".strip()
         return f"{named} {PHASES[job.phase]}" if job.phase in PHASES else named
     if row.state not in ("received", "reconstructing", "labelled", "queued"):
@@ -91,6 +98,15 @@ def headline(status: Mapping[str, Any], now_s: float) -> list[str]:
         lines.append(f"the suspension ended at {clock(status['suspended_until_s'])}: the next scan is a check")
     else:
         lines.append("not suspended: every scan is reconstructed")
+    if edge := status["edge"]:
+        told = f"uses version {edge['version']}" if edge["version"] else "uses no model"
+        late = now_s - edge["heard_s"] > PULSE_S + SILENT_S
+        lines.append(f"edge: {'was last heard' if late else 'heard'} at {clock(edge['heard_s'])}, {told}")
+    if copy := status["edge_store"]:
+        had = f"has version {copy['version']} since {clock(copy['at_s'])}" if copy["version"] else "has no version yet"
+        lines.append(f"the edge's store {copy['to']} {had}")
+        if copy["told"]:
+            lines[-1] += f"; IT GETS NO OTHER: {copy['told']}"
     down = status["scheduler"]
     if down:
         lines.append(

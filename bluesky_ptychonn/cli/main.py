@@ -15,6 +15,8 @@ COMMANDS = {
     "gather": "the same in several processes: one image of what pvapy's consumers stitch",
     "view": "a window on the stitched image",
     "catalog": "the embedded Tiled catalog; send backed-up runs to it",
+    "replay": "the image of a recorded run or file again: as it was live, or with another model",
+    "export": "image, reconstruction and scan for other programs: NXcxi_ptycho/CXI, 32-bit TIFF, PNG",
     "reconstruct": "phase retrieval of a run or file: object, probe, and whether to believe them",
     "bench": "measure: the whole chain at a frame rate, phase retrieval, models, training",
     "corpus": "labelled scans to learn from: simulate, add, list, verify",
@@ -22,7 +24,9 @@ COMMANDS = {
     "job": "one job of the loop, complete in its folder: what schedulers run",
     "loop": "after every scan: reconstruct, label, judge, retrain, publish; the service, its state, its decisions",
     "models": "the model store: list, show, validate, publish through the gate, roll back, import",
-    "settings": "check a settings file and show what is in force",
+    "config": "the settings file: begin one, check it, show what is in force",
+    "center": "beam centre and bad pixels from a few frames",
+    "doctor": "is everything there that a scan needs? read-only, with remedies",
 }
 
 

@@ -1,90 +1,24 @@
-"""Everything a scan needs on one machine: simulated beamline, catalog and edge, started and ended together."""
+"""Everything a scan needs on one machine: simulated beamline, catalog, edge and loop, started and ended together."""
 
 import contextlib
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bluesky_ptychonn.cli.child import END_S, Child
 from bluesky_ptychonn.config import VARIABLE, Settings, load_settings, write_settings
 from bluesky_ptychonn.simulation.beamline import Beamline
 from bluesky_ptychonn.simulation.beamline import start as start_beamline
-from bluesky_ptychonn.simulation.processes import signal_group, signals_held
+from bluesky_ptychonn.simulation.processes import signals_held
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "bluesky_ptychonn.toml"
-PATIENCE_S = 90.0
-END_S = 10.0
-
-
-class Child:
-    """A process of ours with a log; Ctrl-C in the terminal does not reach it, `end` does.
-
-    Parameters
-    ----------
-    name : str
-        For messages and the name of the log.
-    arguments : list of str
-        Arguments of ``bluesky-ptychonn``.
-    directory : Path
-        Where the log goes.
-    """
-
-    def __init__(self, name: str, arguments: list[str], directory: Path) -> None:
-        self.name, self._arguments, self._log = name, arguments, directory / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Process id; 0 before the start."""
-        return self._process.pid if self._process else 0
-
-    def start(self) -> None:
-        """Start it, or start it again."""
-        with signals_held(), self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "bluesky_ptychonn.cli.main", *self._arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-
-    def wait_until(self, ready: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-        """Wait until it serves.
-
-        Raises
-        ------
-        RuntimeError
-            If it ends, or does not serve in time; with the last lines of its log.
-        """
-        deadline = time.monotonic() + timeout_s
-        while not ready():
-            ended = self._process is None or self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                lines = self._log.read_text(errors="replace").splitlines()[-8:]
-                what = "ended" if ended else f"does not serve within {timeout_s:g} s"
-                raise RuntimeError(f"{self.name} {what}; its log {self._log} says:\n" + "\n".join(lines))
-            time.sleep(0.05)
-
-    def end(self) -> None:
-        """End it and what it started: SIGTERM, then SIGKILL."""
-        if self._process is not None and self._process.poll() is None:
-            signal_group(self._process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
-            signal_group(self._process.pid, signal.SIGKILL)
-            self._process.wait(END_S)
-        self._process = None
+STORE, LOOP, TOLD_PROBE = "models", "loop", "told_probe.npy"
 
 
 def edge_answers(settings: Settings) -> bool:
@@ -110,7 +44,7 @@ def temporary_state() -> Iterator[Path]:
 
 
 class Services:
-    """Simulated beamline, embedded catalog and edge in one state directory; a context manager that ends them all.
+    """Simulated beamline, catalog, edge and loop in one state directory; a context manager that ends them all.
 
     Parameters
     ----------
@@ -120,6 +54,11 @@ class Services:
         Whether to start these.
     engine : str
         Engine of the edge.
+    loop : mapping, optional
+        Table ``[loop]`` of the settings beside its folder, to start the loop too, with local jobs. The edge then
+        follows a model store, which begins with the starter model.
+    told_defocus_um : float, optional
+        The settings' probe is that of an ideal zone plate so far behind its focus; without it, what the beamline has.
     say : callable
         Told what is going on.
     **beamline
@@ -133,17 +72,22 @@ class Services:
         catalog: bool = True,
         edge: bool = True,
         engine: str = "openvino",
+        loop: Mapping[str, Any] | None = None,
+        told_defocus_um: float | None = None,
         say: Callable[[str], None] = lambda _: None,
         **beamline: Any,
     ) -> None:
         self.directory = Path(directory).resolve()
         self.settings_file = self.directory / SETTINGS_FILE
         self._engine, self._say, self._options = engine, say, beamline
+        self._loop, self._told_defocus_um = loop, told_defocus_um
         self._beamline: Beamline | None = None
         data = self.directory / "data"
         serve = ["catalog", "serve", "--directory", str(self.directory / "catalog"), "--readable", str(data)]
         self.catalog = Child("catalog", serve, self.directory) if catalog else None
-        self.edge = Child("edge", ["edge", "--settings", str(self.settings_file)], self.directory) if edge else None
+        settings = ["--settings", str(self.settings_file)]
+        self.edge = Child("edge", ["edge", *settings], self.directory) if edge else None
+        self.loop = Child("loop", ["loop", "run", *settings], self.directory) if loop is not None else None
 
     @property
     def beamline(self) -> Beamline:
@@ -176,6 +120,7 @@ class Services:
             self.catalog.start()
         self._say("starting the simulated beamline (detector and stage IOC)")
         self._beamline = start_beamline(self.directory, **self._options)
+        self._prepare_files()
         self._write_settings()
         os.environ[VARIABLE] = str(self.settings_file)
         self.settings.apply_epics_environment()
@@ -186,6 +131,9 @@ class Services:
             self._say("starting the catalog (Tiled)")
             self._wait_for_catalog()
             self._write_settings()
+        if self.loop:
+            self._say("starting the loop")
+            self._start_loop(self.loop)
 
     def start_edge(self) -> None:
         """Start the edge, or start it again, and wait until its channels are served."""
@@ -199,9 +147,21 @@ class Services:
             self.catalog.start()
             self._wait_for_catalog()
 
+    def stop_loop(self) -> None:
+        """End the loop and its jobs, which would go on without it."""
+        if self.loop:
+            from bluesky_ptychonn.training.loop.jobs import submitted
+            from bluesky_ptychonn.training.loop.runner import LocalRunner, Resources
+
+            self.loop.end()
+            runner = LocalRunner(Resources(), END_S)
+            for folder in (self.directory / LOOP / "jobs").glob("*"):
+                if native := submitted(folder):
+                    runner.end(native, END_S)
+
     def stop(self) -> None:
         """End everything that was started, whatever fails or is signalled meanwhile."""
-        parts = [(child.name, child.end) for child in (self.edge, self.catalog) if child]
+        parts = [("loop", self.stop_loop)] + [(child.name, child.end) for child in (self.edge, self.catalog) if child]
         if self._beamline is not None:
             parts.append(("beamline", self._beamline.stop))
         with signals_held(drop=True):
@@ -211,6 +171,30 @@ class Services:
                 except Exception:
                     logger.exception("%s was not ended; see %s", name, self.directory)
         self._beamline = None
+
+    def _start_loop(self, loop: Child) -> None:
+        from bluesky_ptychonn.training.loop.serving import is_served
+
+        loop.start()
+        loop.wait_until(lambda: is_served(self.settings.loop.journal_file))
+
+    def _prepare_files(self) -> None:
+        """Model store and probe, where the options ask for them."""
+        if self._loop is not None and not (self.directory / STORE).exists():
+            from bluesky_ptychonn.engines.registry import STARTER
+            from bluesky_ptychonn.io.model_store import open_model, publish
+
+            card = open_model(STARTER).card
+            publish(self.directory / STORE, card, {name: (STARTER / name).read_bytes() for name in card.files})
+        if self._told_defocus_um is not None:
+            import numpy as np
+
+            from bluesky_ptychonn.core.optics import Geometry, zone_plate_probe
+
+            detector = self.beamline.detector
+            pixel_um = detector["detector_pixel_um"] * detector["binning"]
+            geometry = Geometry(detector["energy_kev"], detector["distance_m"], pixel_um, detector["pattern_px"])
+            np.save(self.directory / TOLD_PROBE, zone_plate_probe(geometry, defocus_um=self._told_defocus_um))
 
     def _wait_for_catalog(self) -> None:
         from bluesky_ptychonn.io.catalog import embedded_address
@@ -225,18 +209,28 @@ class Services:
         keys = ("energy_kev", "distance_m", "detector_pixel_um", "beam_center_px")
         tables: dict[str, dict[str, Any]] = {
             "epics": {"environment": self.beamline.env},
-            "beamline": {"data_directory": "data", "stream_clock": "detector"},
+            "beamline": {
+                "detector": detector["kind"],
+                "detector_prefix": detector["prefix"],
+                "data_directory": "data",
+                "stream_clock": "detector",
+            },
             "geometry": {
                 **{key: detector[key] for key in keys},
-                "frame_px": detector["frame_shape"][0],
+                "frame_px": detector["pattern_px"],
+                "binning": detector["binning"],
                 "bad_pixels_file": "bad_pixels.npy",
             },
             "edge": {"engine": self._engine},
             "catalog": {"backup_directory": "documents_backup"},
             "scan": {"picture_directory": "pictures"},
         }
-        if (self.directory / "probe.npy").exists():
-            tables["probe"] = {"file": "probe.npy"}
+        probe = "probe.npy" if self._told_defocus_um is None else TOLD_PROBE
+        if (self.directory / probe).exists():
+            tables["probe"] = {"file": probe}
+        if self._loop is not None:
+            tables["edge"]["model"] = STORE
+            tables["loop"] = {"enabled": True, "directory": LOOP, "runner": "local", **self._loop}
         address = embedded_address(self.directory / "catalog") if self.catalog else None
         if address:
             key_file = self.directory / "catalog" / "api_key"

@@ -20,6 +20,7 @@ from tiny_jobs import copy_of, job, killed_at, told
 from tiny_loop import QUICK, TinyLoop, write_scan
 from tiny_models import write_candidate
 
+from bluesky_ptychonn.cli.job_run import CORES, JobRun
 from bluesky_ptychonn.core.model_card import PROBE
 from bluesky_ptychonn.io.model_probe import probe_of
 from bluesky_ptychonn.io.model_store import current_version, open_model, publish, refused, set_current, versions
@@ -27,7 +28,7 @@ from bluesky_ptychonn.io.reconstruction_files import read_reconstruction
 from bluesky_ptychonn.training.learning.corpus import Corpus
 from bluesky_ptychonn.training.loop import jobs
 from bluesky_ptychonn.training.loop.jobs import JobSpec
-from bluesky_ptychonn.training.loop.lease import held
+from bluesky_ptychonn.training.loop.lease import Lease, held
 
 STEPS = ("read", "reconstructed", "judged", "labelled", "probe", "validated")
 
@@ -113,6 +114,20 @@ def test_a_reconstruction_made_another_way_is_not_taken_up(loop):
     loop.prepare("scan", "a", json.loads((folder / "spec.json").read_text())["source"], sweeps=6)
     assert job(folder) == 0
     assert read_reconstruction(folder / "reconstruction.cxi").settings["sweeps"] == 6
+
+
+def test_a_job_uses_the_cores_that_its_scheduler_gave(tmp_path, monkeypatch):
+    def threads(**options):
+        return JobRun(tmp_path, JobSpec("scan", "a", options=options), lambda: False, Lease(tmp_path, "")).threads
+
+    for name in CORES:
+        monkeypatch.delenv(name, raising=False)
+    assert threads() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "5")  # of a job that asked for no number
+    assert threads() == 5
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert threads() == 3
+    assert threads(threads=1) == 1
 
 
 def test_two_at_once_do_it_once(loop):

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from bluesky_ptychonn.cli.loop_page import draw, mark_of, save_pages
+from bluesky_ptychonn.cli.loop_page import save_pages
 from bluesky_ptychonn.cli.loop_parts import job_options, make_service, settings_file_of, terms_of
+from bluesky_ptychonn.cli.loop_plots import draw, mark_of
 from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.config import load_settings
 from bluesky_ptychonn.io.journal import Journal
@@ -275,6 +276,14 @@ def test_a_mismatch_goes_the_whole_way_through_the_local_runner(folder, monkeypa
     assert [training.state for training in journal.trainings()] == ["published"]
 
 
+def test_a_journal_on_a_network_disk_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setattr("bluesky_ptychonn.io.durable.network_disk", lambda path: "nfs4")
+    for arguments in (["run", "--once"], ["listen", "localhost:5578"]):
+        assert loop(*arguments) == 1
+        assert "lies on a network disk (nfs4)" in capsys.readouterr().err
+    assert not (folder / "loop").exists()
+
+
 @pytest.mark.parametrize("place", [2, 3])
 def test_killed_while_it_hands_a_job_out_it_hands_out_one(folder, place):
     """For the real runner and the real job, which finds no catalog in these settings."""
@@ -349,13 +358,14 @@ def test_the_plots_show_figures_states_and_versions(journal):
     assert {(place, value) for place, value, *_ in residual} == {(1, 0.11), (3, 0.12)}
     assert {mark[2:] for mark in mismatch} == {mark_of(rows[0]), mark_of(rows[1])}
     assert [line.get_ydata()[0] for line in figure.axes[1].lines if line.get_linestyle() == "--"] == [0.2]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["v2"]
+    words = ["left alone", "parked", "reconstructing", "received"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["v2", *words]
     assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == list("1234567")
     assert len({mark_of(row) for row in rows}) == 6
 
 
 def test_a_page_of_nothing_known_is_drawn_all_the_same(tmp_path):
     journal = Journal(tmp_path / "j.sqlite")
-    assert save_pages(tmp_path / "page", journal.scans(), Terms()) == []
+    assert save_pages(tmp_path / "page", journal, Terms()) == []
     note(journal, 1)
-    assert len(save_pages(tmp_path / "page", journal.scans(), Terms())) == 1
+    assert len(save_pages(tmp_path / "page", journal, Terms())) == 1

@@ -37,7 +37,7 @@ def processes_of(folder):
     [
         ("starting the simulated beamline", [signal.SIGHUP], 129),
         ("starting the catalog", [signal.SIGINT] * 4, 130),
-        ("starting the catalog", [signal.SIGTERM], 143),
+        ("reconstructing", [signal.SIGINT] * 2, 130),
         ("scanning", [signal.SIGINT] * 3, 130),
         ("scanning", [signal.SIGTERM], 143),
     ],

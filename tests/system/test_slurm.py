@@ -1,5 +1,6 @@
 """Jobs under a real Slurm: seen, cancelled, requeued, with a controller that is down, hung or has forgotten."""
 
+import json
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from slurm_world import CREDENTIAL_S, SlurmWorld, wait_until
 from tiny_loop import TinyLoop, write_scan
 
 from bluesky_ptychonn.io.model_store import current_version
+from bluesky_ptychonn.training.learning.checkpoint import read_checkpoint
 from bluesky_ptychonn.training.loop import jobs
 from bluesky_ptychonn.training.loop.runner import Resources, RunnerError, make_runner
 
@@ -128,9 +130,15 @@ def test_usr1_before_the_end_reaches_a_training_under_srun(slurm, runner, loop):
     wait_until(lambda: jobs.attempts(folder)[0].exit_status is not None, "its end to be told")
     assert jobs.attempts(folder)[0].exit_status == jobs.PREEMPTED
     assert jobs.result(folder) is None
+    before = read_checkpoint(folder / "training")
+    assert 0 < before["step"] < before["total"]
+    total = before["step"] + 4 + before["step"] % 2
+    plan = json.loads((folder / "learning.json").read_text())
+    (folder / "learning.json").write_text(json.dumps({**plan, "epochs": total // 2}))  # two steps each
     again = runner.submit(folder)
-    wait_until(lambda: len(jobs.attempts(folder)) == 2, "its second attempt")
-    runner.cancel(again)
+    wait_until(lambda: jobs.result(folder) is not None, "its second attempt", 120)
+    assert read_checkpoint(folder / "training")["step"] == total
+    assert [attempt.exit_status for attempt in jobs.attempts(folder)] == [jobs.PREEMPTED, 0]
     slurm.wait_for_state(number_of(again), ("",))
 
 

@@ -32,8 +32,8 @@ class FakeDesk:
     """A scheduler and a disk which do what a test says, and keep what breaks a law.
 
     ``how(kind, key, number)`` says how a submission goes: ``ok``, ``vanish`` (killed, no marker), ``hang`` (never
-    ends), ``zombie`` (nor by being cancelled), ``late`` (marker 8 s after its end), ``too late`` (after 100 s),
-    ``fail`` (marker with ok false), ``preempt``.
+    ends), ``zombie`` (nor by being cancelled), ``forgotten`` (by the scheduler, after 10 s; it goes on), ``late``
+    (marker 8 s after its end), ``too late`` (after 100 s), ``fail`` (marker with ok false), ``preempt``.
     """
 
     work: Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
@@ -92,7 +92,18 @@ class FakeDesk:
 
     def alive(self, native):
         self.questions += 1
-        return None if self.down else self.jobs[native].state == "alive"
+        job = self.jobs[native]
+        if job.how == "forgotten" and self.now_s > job.ends_s - SECONDS[job.kind] + 10:
+            return None if self.down else False
+        return None if self.down else job.state == "alive"
+
+    def sign_of_life(self, kind, key):
+        self._disk()
+        native = self.natives.get((kind, key), "")
+        job = self.jobs[native] if native else None
+        if job is None or job.how != "forgotten":
+            return "left behind"
+        return f"beat {self.now_s // 5}" if self.now_s < job.ends_s else ""
 
     def cancel(self, native):
         if not self.down and self.jobs[native].how != "zombie":

@@ -21,6 +21,14 @@ FEWEST = 8
 """Frames that either part has at least."""
 SMALLEST_PX = 12
 """Side of the field of a part that judges, at least."""
+SEEN = 0.1
+"""Span of the phase there, at least, as a share of that of the whole field: the likeness of empty ground is noise."""
+SPAN = (1, 99)
+"""Percentiles between which a span lies."""
+
+
+class NothingSeenError(ValueError):
+    """There is next to nothing of the sample where a part of a scan would judge."""
 
 
 def apart(scan: ScanData, probe: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +81,10 @@ def judging_part(
 
     Raises
     ------
+    NothingSeenError
+        If next to nothing of the sample lies in that field.
     ValueError
-        If that field is too small to compare images.
+        If it is too small to compare images.
     """
     part = rows_of(scan, rows)
     mine = np.isin(reconstruction.trigger_index, part.trigger_index)
@@ -88,6 +98,14 @@ def judging_part(
             f"the field to judge by has {sides_px[0]} x {sides_px[1]} px; at least {SMALLEST_PX} px are needed; hold "
             "out more, or another scan"
         )
+    here, everywhere = (
+        _span(reconstruction.object_[box]) for box in (field, covered_region(reconstruction.coverage, WELL_COVERED))
+    )
+    if here < SEEN * everywhere:
+        raise NothingSeenError(
+            f"the phase spans {here:.3g} rad in the field to judge by, {everywhere:.3g} rad in all; at least "
+            f"{SEEN:.0%} of it is needed"
+        )
     named = {"run_uid": name, "file": name}
     return replace(part, provenance=named), replace(
         reconstruction,
@@ -97,6 +115,12 @@ def judging_part(
         coverage=coverage,
         provenance=named,
     )
+
+
+def _span(object_: np.ndarray) -> float:
+    """Span of the phase, rad, of a field whose phase does not wrap around its mean."""
+    low, high = np.percentile(np.angle(object_ * np.conj(np.mean(object_))), SPAN)
+    return float(high - low)
 
 
 def part_of_shard(shard: Shard, scan: ScanData, rows: np.ndarray) -> LabelledScan:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bluesky_ptychonn.training.loop import jobs
 from bluesky_ptychonn.training.loop.handout import Ending, NotTakenError
+from bluesky_ptychonn.training.loop.lease import sign_of_life
 from bluesky_ptychonn.training.loop.runner import Resources, Runner, RunnerError
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,10 @@ class FolderDesk:
         except RunnerError as error:
             logger.warning("whether job %s runs cannot be told: %s", native, error)
             return None
+
+    def sign_of_life(self, kind: str, key: str) -> str:
+        """See `handout.Desk`."""
+        return sign_of_life(self._folder(kind, key))
 
     def cancel(self, native: str) -> None:
         """See `handout.Desk`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from bluesky_ptychonn.training.loop.faults import fault
+from bluesky_ptychonn.training.loop.transfer import TRANSFER
 from bluesky_ptychonn.training.loop.work import Work
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class Desk(Protocol):
         """Whether it waits or runs; None if the scheduler does not answer."""
         ...
 
+    def sign_of_life(self, kind: str, key: str) -> str:
+        """What a process that works on the job changes every few seconds; "" if there is none."""
+        ...
+
     def cancel(self, native: str) -> None:
         """End it, if it can be reached."""
         ...
@@ -75,7 +80,7 @@ class Patience:
     job_s : float
         From handing a job out to its result; then it is cancelled.
     marker_s : float
-        For the marker of a job that is gone: file systems show it late.
+        For the marker of a job that is gone, or for a sign of life: file systems show them late.
     cancel_s : float
         For a job that was cancelled to be gone.
     again_s : float
@@ -155,6 +160,7 @@ class HandOut:
     read_fact: Callable[..., Any]
     write_fact: Callable[[str, Any], None]
     _asked_s: dict[str, float] = field(default_factory=dict)
+    _signs: dict[str, str] = field(default_factory=dict)
     _silent_until_s: float = 0.0
     _silences: int = 0
 
@@ -185,15 +191,21 @@ class HandOut:
 
     def _alive_or_not(self, work: Work, job: Job, now_s: float) -> Seen:
         alive = self._ask(job.native, now_s)
+        if alive and job.native.startswith(TRANSFER) and (native := self.desk.submitted(job.kind, work.key)):
+            work.amend(job=str(replace(job, native=native)), next_check_s=now_s + self.patience.job_s)
+            return Seen()
         over_s = self._over_s(work, job, now_s)
         over = over_s >= 0
         if job.phase == "submitted" and over and alive:
             self.desk.cancel(job.native)
             work.amend(job=str(replace(job, phase="cancelled")), next_check_s=now_s + self.patience.cancel_s)
         elif job.phase == "submitted" and alive is False:
+            self._signs[job.native] = self.desk.sign_of_life(job.kind, work.key)
             work.amend(job=str(replace(job, phase="gone")), next_check_s=now_s + self.patience.marker_s)
         elif job.phase == "gone" and alive:  # requeued by the scheduler
             work.amend(job=str(replace(job, phase="submitted")), next_check_s=now_s + self.patience.job_s)
+        elif job.phase == "gone" and over and self._lives(work, job):  # forgotten by the scheduler
+            work.amend(next_check_s=now_s + self.patience.marker_s)
         elif job.phase == "gone" and over:
             ending = self.desk.ending(job.kind, work.key)
             if not ending.preempted:
@@ -204,6 +216,12 @@ class HandOut:
         elif over_s > SILENT_S:
             return Seen(failure="there is no result, and for a day nobody said whether the job runs")
         return Seen()
+
+    def _lives(self, work: Work, job: Job) -> bool:
+        """Whether a job that is gone from the queue was seen to live since it was looked at last."""
+        before, now = self._signs.get(job.native), self.desk.sign_of_life(job.kind, work.key)
+        self._signs[job.native] = now
+        return now not in ("", before)
 
     def _over_s(self, work: Work, job: Job, now_s: float) -> float:
         """Since when a job has had its time, s; one that the clock, set back, would give more than that begins anew."""

@@ -147,6 +147,11 @@ def named_directory(loop_directory: Path, kind: str, key: str) -> Path:
     return Path(loop_directory) / "jobs" / JobSpec(kind, key).name
 
 
+def record_path(loop_directory: Path, key: str) -> Path:
+    """Where it is written down what a run consists of and where its frames are, see `io.run_record`."""
+    return Path(loop_directory) / "runs" / f"{key}.json"
+
+
 def prepare(loop_directory: Path, spec: JobSpec) -> Path:
     """Make the folder of a job and write down what is to be done.
 

@@ -94,6 +94,15 @@ def held(directory: Path, *, beat_s: float = BEAT_S, watched_s: float = WATCHED_
                     path.unlink()
 
 
+def sign_of_life(directory: Path) -> str:
+    """What the holder of a folder rewrites every few seconds; "" if nobody holds it.
+
+    It stays as it is where the holder was killed.
+    """
+    values = _read(Path(directory) / LEASE)
+    return f"{values.get('name')} {values.get('beat')}" if values else ""
+
+
 def _locked(file: Any) -> bool:
     """Take the lock; whether nobody else has it."""
     try:

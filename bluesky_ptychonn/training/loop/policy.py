@@ -135,7 +135,10 @@ def _for_a_new_scan(row: ScanRow, rows: Sequence[ScanRow], standing: Standing, t
     earlier = [other for other in rows if is_same_experiment(row, other) and _before(other, row)]
     trusted = sum(other.trusted is True or _may_become_trusted(other) for other in earlier)
     if trusted < terms.first_scans:
-        return Decision("scan", f"the first {terms.first_scans} scans of an experiment are always reconstructed")
+        first = (
+            "scan of an experiment is" if terms.first_scans == 1 else f"{terms.first_scans} scans of an experiment are"
+        )
+        return Decision("scan", f"the first {first} always reconstructed")
     until_s = standing.suspended_until_s
     if until_s is None:
         return Decision("scan", "the loop is not suspended, so it is reconstructed")

@@ -5,6 +5,7 @@ understand a queue in which a job waits for a node that is down.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,16 +59,28 @@ def of_squeue(told: str) -> dict[str, Job]:
 
 
 def of_qstat(told: str) -> dict[str, Job]:
-    """Jobs of PBS.
+    """One job of PBS.
+
+    PBS does not escape what the user's environment holds, so its JSON may be none; then the first of each key counts.
 
     Examples
     --------
     >>> of_qstat('{"Jobs": {"17.pbs": {"Job_Name": "scan-5f3a", "job_state": "R"}}}')
     {'17.pbs': Job(name='scan-5f3a', state='R')}
+    >>> of_qstat('{"Jobs": {"17.pbs": {"Job_Name": "scan-5f3a", "job_state": "R", "A": "not "closed"}}}')
+    {'17.pbs': Job(name='scan-5f3a', state='R')}
     """
-    return {number: Job(job["Job_Name"], job["job_state"]) for number, job in json.loads(told)["Jobs"].items()}
+    try:
+        found = json.loads(told, strict=False)["Jobs"]
+    except ValueError:
+        values = [re.search(pattern, told) for pattern in BROKEN]
+        number, name, state = (value.group(1) for value in values if value is not None)
+        found = {number: {"Job_Name": name, "job_state": state}}
+    return {number: Job(job["Job_Name"], job["job_state"]) for number, job in found.items()}
 
 
+BROKEN = (r'"Jobs"\s*:\s*\{\s*"([^"]+)"', r'"Job_Name"\s*:\s*"([^"]*)"', r'"job_state"\s*:\s*"(\w)"')
+"""Number, name and state in JSON that cannot be read."""
 QUEUES = {
     "slurm": Queue(
         ask=("squeue", "--me", "--noheader", "--states=all", "--format=%i|%t|%j"),

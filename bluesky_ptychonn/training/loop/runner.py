@@ -161,10 +161,20 @@ class LocalRunner:
 
     def cancel(self, native: str) -> None:
         """See `Runner`."""
-        _, _, session = _parsed(native)
+        self._signal(native, signal.SIGTERM)
+
+    def end(self, native: str, patience_s: float) -> None:
+        """End a job for good: tell it, and kill it if it is still there after ``patience_s``."""
+        self.cancel(native)
+        end_s = time.monotonic() + patience_s
+        while self.alive(native) and time.monotonic() < end_s:
+            time.sleep(0.05)
+        self._signal(native, signal.SIGKILL)
+
+    def _signal(self, native: str, number: int) -> None:
         if self.alive(native):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(session, signal.SIGTERM)
+                os.killpg(_parsed(native)[2], number)
 
 
 class BatchRunner:
@@ -198,7 +208,7 @@ class BatchRunner:
         jobs = self._jobs(number)
         if jobs is None:
             return None
-        found = jobs.get(number)
+        found = next((job for there, job in jobs.items() if _same(there, number)), None)
         return found is not None and found.name == name and found.state not in self._queue.ended
 
     def cancel(self, native: str) -> None:
@@ -234,6 +244,11 @@ class BatchRunner:
             return None
 
 
+def _same(there: str, number: str) -> bool:
+    """Whether two numbers are the same; PBS adds more or less of its server's name to them."""
+    return there.partition(".")[0] == number.partition(".")[0]
+
+
 def _submit(executor: str, directory: Path, resources: Resources, timeout_s: float) -> str:
     asked = {
         "executor": executor,
@@ -253,6 +268,7 @@ def _bounded(command: list[str], timeout_s: float, given: str = "") -> str:
     RunnerError
         If it fails, takes too long, or is not there.
     """
+    named = "the submission" if command[0] == sys.executable else command[0]
     try:
         process = subprocess.Popen(
             command,
@@ -270,15 +286,11 @@ def _bounded(command: list[str], timeout_s: float, given: str = "") -> str:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        raise RunnerError(f"{_named(command)} did not answer within {timeout_s:g} s") from None
+        raise RunnerError(f"{named} did not answer within {timeout_s:g} s") from None
     if process.returncode:
         lines = (problems or told).strip().splitlines() or [f"exit status {process.returncode}"]
-        raise RunnerError(f"{_named(command)}: {lines[-1]}")
+        raise RunnerError(f"{named}: {lines[-1]}")
     return told
-
-
-def _named(command: Sequence[str]) -> str:
-    return "the submission" if command[0] == sys.executable else command[0]
 
 
 def _parsed(native: str) -> tuple[int, float, int]:

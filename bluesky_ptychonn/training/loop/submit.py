@@ -5,13 +5,15 @@ own threads and its signal handler out of the service. What the job is called is
 process says so, so that a service which is killed meanwhile finds the job again.
 """
 
+import io
 import json
 import os
+import re
 import shlex
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bluesky_ptychonn.training.loop.jobs import LAUNCH, note_native, read_spec
 
@@ -44,13 +46,35 @@ def submit(executor: str, directory: Path, command: list[str], resources: dict[s
     work.mkdir(exist_ok=True)
     config = psij.JobExecutorConfig(work_directory=work)
     job = psij.Job(_specification(executor, directory, command, resources))
-    psij.JobExecutor.get_instance(executor, config=config).submit(job)
+    instance: Any = psij.JobExecutor.get_instance(executor, config=config)
+    if executor == "pbs":
+        instance.generator = _PbsScript(instance.generator, resources)
+    instance.submit(job)
     if executor == "local":
         native = _process(int(str(job.native_id)))
     else:
         native = f"{job.native_id}:{read_spec(directory).name}"
     note_native(directory, native)
     return native
+
+
+class _PbsScript:
+    """PSI/J's script for PBS Pro, which asks for one core of each process and for no GPUs, with what is asked for."""
+
+    def __init__(self, generator: Any, resources: dict[str, Any]) -> None:
+        self._generator, self._resources = generator, resources
+
+    def generate_submit_script(self, job: Any, context: dict[str, object], out: IO[str]) -> None:
+        nodes, each = self._resources["nodes"], self._resources["ranks"] // self._resources["nodes"]
+        select = f"select={nodes}:ncpus={each * max(1, self._resources['cores'])}:mpiprocs={each}"
+        if self._resources["gpus"]:
+            select += f":ngpus={self._resources['gpus']}"
+        script = io.StringIO()
+        self._generator.generate_submit_script(job, context, script)
+        text, count = re.subn(r"(?m)^#PBS -l select=.*$", f"#PBS -l {select}", script.getvalue())
+        if count != 1:
+            raise RuntimeError("PSI/J's script for PBS asks for resources in another way than version 0.9.11 does")
+        out.write(text)
 
 
 def _process(pid: int) -> str:

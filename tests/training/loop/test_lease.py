@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bluesky_ptychonn.training.loop import lease as module
-from bluesky_ptychonn.training.loop.lease import held
+from bluesky_ptychonn.training.loop.lease import held, sign_of_life
 
 HOLD = """
 import sys, time
@@ -39,6 +39,26 @@ def test_one_process_holds_a_folder_and_a_kill_lets_it_go(tmp_path):
     finally:
         process.kill()
         process.wait(10)
+
+
+def test_a_holder_gives_signs_of_life_until_it_is_killed(tmp_path):
+    assert sign_of_life(tmp_path) == ""
+    with held(tmp_path, **QUICK):
+        first = sign_of_life(tmp_path)
+        end_s = time.monotonic() + 10
+        while sign_of_life(tmp_path) == first and time.monotonic() < end_s:
+            time.sleep(0.01)
+        assert sign_of_life(tmp_path) not in ("", first)
+    assert sign_of_life(tmp_path) == ""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "holds\n"
+    finally:
+        process.kill()
+        process.wait(10)
+    left = sign_of_life(tmp_path)
+    time.sleep(0.2)
+    assert sign_of_life(tmp_path) == left != ""
 
 
 def test_a_holder_on_another_machine_that_lives_is_respected(tmp_path):

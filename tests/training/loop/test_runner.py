@@ -25,7 +25,8 @@ def leave(*_):
     (folder / "told").write_text("room")
     sys.exit(75)
 signal.signal(signal.SIGTERM, leave)
-(folder / "began").write_text(json.dumps(dict(os.environ)))
+(folder / "begins").write_text(json.dumps(dict(os.environ)))
+os.replace(folder / "begins", folder / "began")
 while not (folder / "go").exists():
     time.sleep(0.02)
 (folder / "done").write_text("")
@@ -103,6 +104,17 @@ def test_a_local_job_that_is_cancelled_is_told_and_alive_while_it_makes_room(fol
     local.cancel(native)
     wait_for((folder / "told").exists)
     wait_for(lambda: local.alive(native) is False)
+
+
+def test_a_local_job_that_does_not_listen_is_killed_at_the_end(folder, monkeypatch):
+    deaf = JOB.replace("signal.signal(signal.SIGTERM, leave)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    monkeypatch.setattr(runner, "COMMAND", (sys.executable, "-c", deaf))
+    local = make_runner("local")
+    native = local.submit(folder)
+    wait_for((folder / "began").exists)
+    local.end(native, 0.3)
+    wait_for(lambda: local.alive(native) is False)
+    assert not (folder / "done").exists()
 
 
 def test_another_process_with_the_number_of_a_job_is_not_the_job():
@@ -187,12 +199,18 @@ def test_slurm_gets_what_the_settings_say(folder, commands):
 def test_pbs_is_asked_for_one_job(folder, commands):
     job = {"Jobs": {"12.pbs": {"Job_Name": "scan-5f3a", "job_state": "R"}}}
     place = commands(qsub=f"cp $1 {folder}/script; echo 12.pbs", qdel="", qstat=f"echo '{json.dumps(job)}'")
-    pbs = make_runner("pbs", Resources(queue="debug", account="p7", walltime_min=30, nodes=2, ranks=4))
+    pbs = make_runner("pbs", Resources("debug", "p7", 30, nodes=2, ranks=4, gpus=3, cores=8))
     native = pbs.submit(folder)
     assert native == "12.pbs:scan-5f3a"
     assert not (place / "qstat.asked").exists()  # nothing was known to ask for
     script = (folder / "script").read_text()
-    for line in ("-q debug", "-A p7", "-l walltime=0:30:0", '-N "scan-5f3a"', "-l select=2:ncpus=2:mpiprocs=2"):
+    for line in (
+        "-q debug",
+        "-A p7",
+        "-l walltime=0:30:0",
+        '-N "scan-5f3a"',
+        "-l select=2:ncpus=16:mpiprocs=2:ngpus=3",
+    ):
         assert f"#PBS {line}" in script
     assert pbs.alive(native)
     assert pbs.submit(folder) == native
@@ -203,6 +221,76 @@ def test_pbs_is_asked_for_one_job(folder, commands):
         assert make_runner("pbs").alive(native) is False
     commands(qstat="echo 'cannot connect to server' >&2; exit 111")
     assert make_runner("pbs").alive(native) is None
+
+
+PBS_PRO = """
+{{
+    "timestamp":1745411711,
+    "pbs_version":"2022.1.1.20220926110806",
+    "pbs_server":"polaris-pbs-01",
+    "Jobs":{{
+        "{number}":{{
+            "Job_Name":"{name}",
+            "Job_Owner":"user@login",
+            "job_state":"{state}",
+            "resources_used":{{"cpupercent":0, "walltime":"00:00:07"}},
+            "Variable_List":{{"PBS_O_HOME":"/home/user", "PS1":"{odd}"}}
+        }}
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize("number", ["12.pbs-01.hsn.example.org", "12.pbs-01"])  # OpenPBS cuts the name of its server
+@pytest.mark.parametrize("odd", ["", "a\ttab", 'a "quotation'])  # which PBS does not escape
+@pytest.mark.parametrize(("state", "alive"), [(state, True) for state in "QHWTRSUME"] + [("F", False), ("X", False)])
+def test_pbs_in_its_own_words(folder, commands, number, odd, state, alive):
+    answer = folder / "answer"
+    answer.write_text(PBS_PRO.format(number=number, name="scan-5f3a", state=state, odd=odd))
+    place = commands(qsub="echo 13.pbs-01.hsn.example.org", qdel="", qstat=f"cat {answer}")
+    pbs = make_runner("pbs")
+    native = "12.pbs-01.hsn.example.org:scan-5f3a"
+    assert pbs.alive(native) is alive
+    assert pbs.alive("12.pbs-01.hsn.example.org:scan-77") is False  # the number was given to another job
+    pbs.cancel(native)
+    assert (place / "qdel.asked").exists() == alive
+    jobs.note_native(folder, native)
+    if state == "E":
+        with pytest.raises(RunnerError, match="is just ending"):
+            pbs.submit(folder)
+    elif alive:
+        assert pbs.submit(folder) == f"{number}:scan-5f3a"
+    else:
+        assert pbs.submit(folder) == "13.pbs-01.hsn.example.org:scan-5f3a"
+
+
+@pytest.mark.parametrize(
+    ("qstat", "alive"),
+    [
+        ("echo 'qstat: Unknown Job Id 12.pbs' >&2; exit 153", False),
+        (
+            "echo 'qstat: 12.pbs Job has finished, use -x or -H to obtain historical job information' >&2; exit 35",
+            False,
+        ),
+        ("echo 'Connection refused' >&2; echo 'qstat: cannot connect to server pbs (errno=15010)' >&2; exit 255", None),
+        ('echo \'{"timestamp":1, "pbs_version":"23"}\'', None),
+        ("echo nonsense", None),
+        ("sleep 60", None),
+    ],
+)
+def test_pbs_that_knows_no_job_or_does_not_answer(folder, commands, qstat, alive):
+    place = commands(qstat=qstat, qsub="echo 13.pbs", qdel="")
+    pbs = make_runner("pbs", timeout_s=1.0 if alive is None else 20.0)
+    began_s = time.monotonic()
+    assert pbs.alive("12.pbs:scan-5f3a") is alive
+    assert time.monotonic() - began_s < 5
+    jobs.note_native(folder, "12.pbs:scan-5f3a")
+    if alive is None:
+        with pytest.raises(RunnerError, match="pbs does not answer; scan-5f3a is not submitted"):
+            pbs.submit(folder)
+        with pytest.raises(RunnerError, match="is not cancelled"):
+            pbs.cancel("12.pbs:scan-5f3a")
+        assert not (place / "qdel.asked").exists()
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,17 @@ def test_killed_before_a_second_attempt_was_handed_out_it_does_not_take_the_firs
     assert [line.sentence for line in world.journal.history(uid) if "failed" in line.sentence][1:] == []
 
 
+@pytest.mark.parametrize("kind", ["scan", "train"])
+def test_a_job_that_the_scheduler_has_forgotten_is_waited_for_while_it_gives_signs_of_life(tmp_path, kind):
+    world = World(tmp_path, Sample(), how=lambda asked, key, number: "forgotten" if asked == kind else "ok")
+    uid = world.scan(**NEW)
+    world.faults = [6]  # and once by a service that has not seen it live before
+    world.settle()
+    assert world.desk.count(kind) == 1
+    assert world.state(uid) == "published"
+    assert "failed" not in world.told(uid)
+
+
 def test_a_job_that_the_scheduler_puts_back_into_its_queue_is_alive(world):
     uid = world.scan(**OLD)
     world.tick()

@@ -136,12 +136,13 @@ def test_a_kill_at_a_numbered_place_is_a_kill(monkeypatch):
     code = "from bluesky_ptychonn.training.loop.faults import fault\nfault(6)\nprint('alive', flush=True)\nfault(7)"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "BLUESKY_PTYCHONN_FAULT": "7"},
+        env={**os.environ, "BLUESKY_PTYCHONN_FAULT": "3,7"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "alive\n")
+    assert done.stderr.endswith("killed at fault point 7\n")
     monkeypatch.setenv("BLUESKY_PTYCHONN_FAULT", "raise:3")
     fault(2)
     with pytest.raises(Fault, match="does not know its name"):
