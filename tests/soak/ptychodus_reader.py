@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ptychodus.plugins.cxi_file import CXIDiffractionFileReader, CXIProductFileIO
 
 
 def main(path: str) -> None:
+    from ptychodus.plugins.cxi_file import CXIDiffractionFileReader, CXIProductFileIO
+
     data, product = CXIDiffractionFileReader().read(Path(path)), CXIProductFileIO().read(Path(path))
     about = data.get_metadata()
     patterns = np.concatenate([array.get_patterns() for array in data])

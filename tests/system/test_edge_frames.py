@@ -10,7 +10,7 @@ from edge_world import World, flat_probe
 from bluesky_ptychonn.core.optics import Geometry
 from bluesky_ptychonn.core.stitch import Canvas
 from bluesky_ptychonn.io.codecs import CODECS
-from bluesky_ptychonn.simulation.image_server import COUNTERS, IMAGE
+from bluesky_ptychonn.simulation.detector_kinds import EIGER2
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -36,12 +36,12 @@ def test_every_frame_is_understood(tmp_path, rng, codec, dtype, binning):
     pixel_um = Geometry(10.0, 0.9, 600.0, 16).pixel_size_um
     positions_um = 10 * pixel_um * np.stack(np.divmod(np.arange(FRAMES), GRID), axis=1)
     run = {
-        "run_uid": codec, "token": "secret", "image_channel": IMAGE, "frames": FRAMES,
+        "run_uid": codec, "token": "secret", "image_channel": EIGER2.image_channel, "frames": FRAMES,
         "y_um": positions_um[:, 0].tolist(), "x_um": positions_um[:, 1].tolist(),
         "energy_kev": 10.0, "distance_m": 0.9, "detector_pixel_um": 600.0 / binning,
         "exposure_s": 0.001, "dwell_s": 1 / FPS, "frame_shape": [side, side], "crop_px": 16, "binning": binning,
         "beam_center_px": [centre, centre], "orientation": "identity", "first_unique_id": 0, "clock": "detector",
-        "frames_after_s": 0.0, "dropped_channel": COUNTERS[0],
+        "frames_after_s": 0.0, "dropped_channel": EIGER2.counter_channels[0],
     }  # fmt: skip
     end = {
         "run_uid": codec, "token": "secret", "exit_status": "success", "trigger_index": [], "y_um": [], "x_um": [],

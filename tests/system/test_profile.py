@@ -14,6 +14,7 @@ import pexpect
 
 from bluesky_ptychonn.cli.services import Services
 
+pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PROMPT = r"In \[\d+\]: "

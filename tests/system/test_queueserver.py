@@ -18,6 +18,7 @@ if shutil.which("redis-server") is None:
 from bluesky_ptychonn.cli.services import Services
 from bluesky_ptychonn.config import load_settings
 
+pytestmark = pytest.mark.system
 STARTUP = Path(__file__).parents[2] / "profile_collection/startup"
 BIN = Path(sys.executable).parent
 SCAN = {"width_um": 1.0, "step_um": 0.15, "exposure_s": 5e-4, "dwell_s": 2e-3, "edge": "edge", "shutter": "shutter"}
