@@ -147,6 +147,10 @@ def test_a_queued_scan_is_run_and_recorded(manager):
     from bluesky_ptychonn.cli.catalog import open_catalog
 
     run = open_catalog(manager.settings, timeout_s=20)[uid]
+    deadline = time.monotonic() + 30
+    while "stop" not in run.metadata and time.monotonic() < deadline:  # written in a thread of its own
+        time.sleep(0.2)
+        run = run.refresh()
     assert run.metadata["stop"]["exit_status"] == "success"
     assert run.metadata["start"]["plan_name"] == "spiral_ptycho_scan"
 
