@@ -15,9 +15,10 @@ from bluesky_ptychonn.io.journal_rows import ScanRow
 
 LOOP = {
     "enabled": True,
-    # A field of 1 um holds some ten features: the residual changes by up to a half from one area to the next.
+    # A field of 1.4 um holds some twenty features: the residual changes by up to a half from one area to the next.
     "residual_drift": 0.6,
     "sweeps": 40,
+    "recipe": "robust",  # some hundred frames to learn from: larger steps than `tune` takes go further in minutes
 }
 LONGEST_S = 3600.0
 TICK_S = 0.3
@@ -26,7 +27,7 @@ EXPERIMENT = "bench loop"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the case."""
-    parser.add_argument("--train-minutes", type=float, default=2.0, help="computing time of a training; default: 2")
+    parser.add_argument("--train-minutes", type=float, default=3.0, help="computing time of a training; default: 3")
     parser.add_argument("--seed", type=int, default=0, help="of the areas that are scanned; default: 0")
     parser.add_argument("--output", type=Path, default=Path("bench_loop"), help="a new folder; default: bench_loop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")

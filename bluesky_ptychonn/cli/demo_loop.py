@@ -64,11 +64,11 @@ def run_loop(options: argparse.Namespace, state: Path) -> int:
                 "loop_seconds": round(loop_s, 1),
                 "account_first_scan": account,
             }
+            write_summary(options.output / "summary.json", summary)
             _draw_page(journal, services, options.output)
         finally:
             journal.close()
             session.close()
-    write_summary(options.output / "summary.json", summary)
     say(f"pictures: live.png, loop.png and the page of plots in {options.output}; figures: summary.json")
     return 0 if account == summary["account"] == "closed" else 1
 

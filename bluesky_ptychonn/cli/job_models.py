@@ -94,7 +94,7 @@ def offer(
     """
     from bluesky_ptychonn.training.learning.gate import MARGIN, gate
 
-    with _alone(job):
+    with holding_store(job):
         earlier = _offered_before(job)
         if earlier is not None:
             job.say("offered by an earlier attempt")
@@ -191,7 +191,7 @@ def _offered_before(job: JobRun) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _alone(job: JobRun) -> Iterator[None]:
+def holding_store(job: JobRun) -> Iterator[None]:
     """Hold the store, so that no two candidates are compared with the same live model.
 
     Where locks do not reach other machines, the loop hands out one such job at a time.

@@ -17,7 +17,7 @@ def test_scans_are_files_that_a_job_reads(tmp_path):
         source = write_scan(tmp_path / "scan.npz", SCRIPT[number], seed=1)
         assert source["sha256"] == hashlib.sha256((tmp_path / "scan.npz").read_bytes()).hexdigest()
         scan, _ = read_scan(source, "", "a", tmp_path / "record.json")
-        assert scan.patterns.shape == ((55 if number == 6 else 234), 64, 64)
+        assert scan.patterns.shape == ((55 if number == 6 else 349), 64, 64)
         assert scan.patterns.sum(axis=(1, 2)).mean() == pytest.approx(300 if number == 3 else 4e6, rel=0.3)
         assert scan.pixel_size_um == pytest.approx(0.01162, rel=1e-3)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,22 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 from tiny_jobs import copy_of, job, killed_at, told
-from tiny_loop import NETWORK, TinyLoop
+from tiny_loop import NETWORK, QUICK, TinyLoop
 
+from bluesky_ptychonn.callbacks.loop_news import line_of
+from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.core.model_card import PROBE
+from bluesky_ptychonn.io.journal import Journal
 from bluesky_ptychonn.io.model_probe import probe_of
-from bluesky_ptychonn.io.model_store import current_version, open_model, refused, versions
+from bluesky_ptychonn.io.model_store import current_version, open_model, read_decision, refused, versions
 from bluesky_ptychonn.training.learning.checkpoint import read_checkpoint
 from bluesky_ptychonn.training.learning.corpus import Corpus, LabelledScan
 from bluesky_ptychonn.training.loop import jobs
+from bluesky_ptychonn.training.loop.desk import FolderDesk
+from bluesky_ptychonn.training.loop.handout import Patience
+from bluesky_ptychonn.training.loop.policy import Terms
+from bluesky_ptychonn.training.loop.runner import make_runner
+from bluesky_ptychonn.training.loop.service import LoopService
 
 FAST = {"recipe_changes": {"high_rate": 3e-3, "bf16": False}}
 
@@ -107,19 +116,56 @@ def test_told_to_make_room_it_goes_on_from_its_checkpoint(loop, number):
     assert [attempt.exit_status for attempt in jobs.attempts(folder)] == [75, 0]
 
 
-def test_a_poisoned_corpus_never_goes_live(loop, rng):
+def poisoned_corpus(loop, rng):
+    """The corpus of a loop with the labels of each scan shuffled among its frames."""
     poisoned = Corpus(loop.folder / "poisoned")
     for shard in Corpus(loop.directory / "corpus").open():
         labels = np.asarray(shard.labels)[rng.permutation(shard.frames)]
         about = dict(shard.manifest["about"])
         poisoned.add(LabelledScan(np.asarray(shard.patterns), labels, np.asarray(shard.probe), about=about))
-    folder = loop.prepare("train", "t2", epochs=8, **{**FAST, "corpus": str(poisoned.directory)})
+    return str(poisoned.directory)
+
+
+def test_a_poisoned_corpus_never_goes_live(loop, rng):
+    folder = loop.prepare("train", "t2", epochs=8, **{**FAST, "corpus": poisoned_corpus(loop, rng)})
     assert job(folder) == 0
     found = jobs.result(folder)
     assert not found["published"]
     assert "is asked" in found["reason"] or "is allowed" in found["reason"]
     assert current_version(loop.store) == "000002"
     assert len(refused(loop.store)) == 1
+
+
+@pytest.mark.system
+def test_a_poisoned_corpus_is_refused_by_the_loop_and_the_user_told_why(loop, rng, capsys):
+    pytest.importorskip("psij")
+    options = {**QUICK, **FAST, "store": str(loop.store), "corpus": poisoned_corpus(loop, rng), "epochs": 8}
+    desk = FolderDesk(loop.directory, make_runner("local"), options={"train": options})
+    journal = Journal(loop.directory / "journal.sqlite")
+    service = LoopService(journal, desk, Terms(), Patience())
+    journal.note_start({"uid": "b", "time": time.time(), "scan_id": 7, "ptycho": {}})
+    journal.note_stop({"run_start": "b", "time": time.time(), "exit_status": "success"})
+    journal.move("b", "training", "mismatch 0.4 is 0.1 or more", trusted=True, mismatch=0.4, live_version="000002")
+    end_s = time.monotonic() + 150
+    while journal.scan("b").state == "training" and time.monotonic() < end_s:
+        service.tick(time.time())
+        time.sleep(0.2)
+    row = journal.scan("b")
+    (training,) = journal.trainings()
+    assert (row.state, row.published_version, training.state) == ("validated", "", "refused")
+    assert current_version(loop.store) == "000002"
+    (number,) = refused(loop.store)
+    reason = read_decision(loop.store / "refused" / number)["reason"]
+    assert "is asked" in reason or "is allowed" in reason
+    assert jobs.result(jobs.named_directory(loop.directory, "train", training.key))["reason"] == reason
+    settings = loop.folder / "settings.toml"
+    settings.write_text(f'[loop]\ndirectory = "{loop.directory}"\n')
+    for asked in (["show", "b"], ["show", training.key], ["status"]):
+        with pytest.MonkeyPatch.context() as here:
+            here.setenv("COLUMNS", "400")  # else the table is cut where the terminal ends
+            assert main(["loop", *asked, "--settings", str(settings)]) == 0
+        assert reason in capsys.readouterr().out
+    assert line_of(row) == f"loop: scan 7 validated: the retrained model was refused: {reason}"
 
 
 @pytest.mark.system

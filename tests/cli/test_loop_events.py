@@ -76,6 +76,12 @@ def test_an_alarm_a_probe_and_a_training(journal):
     assert words_of(row, found) == ["ALARM", "probe\n→ v2", "retrained\n→ v3"]
 
 
+def test_an_earlier_version(journal):
+    told = "version 000004 of an earlier experiment is live again: its residual is less"
+    found = {"residual": 0.1, "earlier_told": told}
+    assert played(journal, "scan1", lambda row: outcomes.after_residual(row, found)) == [Event("earlier", "000004")]
+
+
 def test_left_alone_refused_not_trusted_and_good(journal):
     assert [event.kind for event in played(journal, "scan1", look, measured(0.1), look)] == ["compared"]
     assert words_of(journal.scan("scan1"), []) == ["left alone"]

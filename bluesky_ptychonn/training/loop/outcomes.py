@@ -16,11 +16,13 @@ def after_residual(row: ScanRow, result: Mapping[str, Any]) -> Decision:
     ValueError
         If it found none.
     """
-    residual = number(result, "residual")
+    residual, earlier = number(result, "residual"), str(result.get("earlier_told") or "")
+    if residual is None and earlier:  # it was asked for that alone
+        return Decision("received", earlier, columns={"attempts": 0})
     if residual is None:
         raise ValueError(f"the job gave residual = {result.get('residual')!r}; a finite number is needed")
     version = str(result.get("live_version") or row.live_version)
-    told = f"the residual of the live model is {residual:.4g}"
+    told = f"{earlier}; " * bool(earlier) + f"the residual of the live model is {residual:.4g}"
     return Decision("received", told, columns={"residual": residual, "live_version": version, "attempts": 0})
 
 

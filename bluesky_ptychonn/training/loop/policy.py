@@ -4,7 +4,8 @@ The policy of Babu et al. (2023): the first scans of an experiment are always re
 judges the live model, and offers its probe as a new version; a mismatch of 0.10 or more asks for a training on the
 whole corpus; within tolerance, reconstruction and training are suspended for an interval, after which the next scan is
 a check again. Beyond the paper, the label-free residual of every scan is computed meanwhile, and a drift of it ends the
-suspension early. A reconstruction that is not trusted changes none of this.
+suspension early; and at the beginning of an experiment earlier versions are compared with the live one by their
+residual, the best goes live. A reconstruction that is not trusted changes none of this.
 """
 
 import time
@@ -17,6 +18,8 @@ from bluesky_ptychonn.io.journal_rows import ScanRow
 FINAL = ("validated", "published", "suspended", "parked")
 """States in which nothing more is done for a scan; all others are passed through."""
 NO_STOP = "its stop document did not come within a day; it is taken up when it comes, or by `loop retry`"
+EARLIER_VERSIONS = 8
+"""With which the live one is compared at the beginning of an experiment, the newest ones."""
 RUN_S = 86400.0
 """After which a run without a stop document is given up."""
 
@@ -85,12 +88,15 @@ class Decision:
         Why, for the user.
     columns, facts : mapping
         What changes in the row and in the journal's facts with it.
+    options : mapping
+        For the job.
     """
 
     what: str
     sentence: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 WAIT = Decision("wait")
@@ -133,6 +139,9 @@ def _for_a_new_scan(row: ScanRow, rows: Sequence[ScanRow], standing: Standing, t
     if row.exit_status != "success":
         return Decision("parked", f"the run ended with {row.exit_status or 'no status'}, so it is not reconstructed")
     earlier = [other for other in rows if is_same_experiment(row, other) and _before(other, row)]
+    if not earlier and row.job is None and row.residual is None and any(_before(other, row) for other in rows):
+        told = "the first scan of an experiment: is an earlier version better for it than the live one?"
+        return Decision("residual", told, options={"earlier": EARLIER_VERSIONS})
     trusted = sum(other.trusted is True or _may_become_trusted(other) for other in earlier)
     if trusted < terms.first_scans:
         first = (
@@ -145,6 +154,8 @@ def _for_a_new_scan(row: ScanRow, rows: Sequence[ScanRow], standing: Standing, t
     if not standing.is_suspended(now_s, terms):
         return Decision("scan", f"the suspension ended at {clock(until_s)}, so it is reconstructed as a check")
     until = f"suspended until {clock(until_s)}"
+    if row.residual is None and row.job:
+        return Decision("scan", f"{until}, but its residual cannot be told, so it is reconstructed as a check")
     if row.residual is None:
         return Decision("residual", f"{until}: its residual is compared with that of the last check")
     reference = standing.reference.get("residual")

@@ -159,7 +159,9 @@ class LoopService:
             return
         kind, to = decision.what, STATE_WITH[decision.what]
         afresh = {} if to == row.state else {"attempts": 0}
-        why = self._jobs.submit(work, kind, to, decision.sentence, now_s, facts=decision.facts, columns=afresh)
+        why = self._jobs.submit(
+            work, kind, to, decision.sentence, now_s, facts=decision.facts, columns=afresh, options=decision.options
+        )
         if why:
             self._give_up(work, kind, why)
 

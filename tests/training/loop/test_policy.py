@@ -103,11 +103,34 @@ def test_a_first_scan_which_came_to_nothing_does_not_count(spoiled):
 @pytest.mark.parametrize("key", ["experiment", "proposal"])
 def test_another_experiment_has_first_scans_of_its_own(key):
     row = scan(start={"uid": "0005", key: "other"})
-    assert what(row, SUSPENDED).what == "scan"
+    assert what(replace(row, job="residual taken"), SUSPENDED).what == "scan"  # earlier versions were compared
     same = [replace(first, start={key: "other"}) for first in FIRST]
     assert what(row, SUSPENDED, rows=same).what == "residual"
     later = [replace(first, started_s=NOW, start={key: "other"}) for first in FIRST]
     assert what(row, SUSPENDED, rows=later).what == "scan"
+
+
+def test_at_the_beginning_of_another_experiment_earlier_versions_are_compared():
+    first = scan(start={"uid": "0005", "experiment": "b"})
+    decision = what(first)
+    assert (decision.what, decision.options) == ("residual", {"earlier": 8})
+    assert what(replace(first, job="residual taken", residual=0.2)).what == "scan"
+    assert what(replace(first, job="residual taken")).what == "scan"  # no residual could be told
+    assert what(first, rows=[]).what == "scan"  # the first scan of all
+    second = scan("0006", start={"uid": "0006", "experiment": "b"})
+    assert what(second, rows=[*FIRST, first]).what == "scan"
+    unknown = replace(first, job="residual taken")
+    assert what(unknown, SUSPENDED, Terms(first_scans=0)).what == "scan"  # it is not asked for again and again
+    assert what(replace(first, exit_status="abort")).what == "parked"
+
+
+def test_what_became_of_earlier_versions_is_told():
+    told = "version 000001 of an earlier experiment is live again: better"
+    decision = after_residual(scan(), {"residual": 0.2, "live_version": "000001", "earlier_told": told})
+    assert decision.sentence == f"{told}; the residual of the live model is 0.2"
+    assert decision.columns["live_version"] == "000001"
+    alone = after_residual(scan(), {"residual": None, "earlier_told": "there is no earlier version"})
+    assert (alone.what, alone.sentence) == ("received", "there is no earlier version")
 
 
 def test_the_sentence_says_why():

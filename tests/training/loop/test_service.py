@@ -69,6 +69,13 @@ def test_an_experiment_of_12_scans(world):
     assert world.journal.fact("suspended_until_s") > world.now_s
 
 
+def test_another_experiment_begins_with_a_look_at_earlier_versions(world):
+    uids = play(world, [({**OLD, "experiment": name}, "validated") for name in ("a", "a", "b", "b")])
+    compared = [job.key for job in world.desk.jobs.values() if job.kind == "residual" and job.options == {"earlier": 8}]
+    assert compared == [uids[2]] == [uid for uid in uids if world.desk.count("residual", uid)]
+    assert [world.state(uid) for uid in uids] == ["validated"] * 4
+
+
 def test_the_probe_is_live_before_the_training_begins(world):
     uid = world.scan(**DRIFTED)
     while not world.desk.count("train"):
