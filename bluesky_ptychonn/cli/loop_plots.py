@@ -215,5 +215,6 @@ def _legend(figure: Any, panels: Any, rows: Sequence[ScanRow]) -> None:
     }
     for name, (colour, marker) in sorted(marks.items()):
         panels[1].plot([], [], marker=marker, color=colour, ls="", label=LEGEND.get(name, name))
+    panels[2].fill_between([], [], color="0.93", label="the loop was suspended")
     shown = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     figure.legend(*zip(*shown, strict=True), loc="outside lower center", ncols=3, frameon=False, fontsize="small")
