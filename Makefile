@@ -30,7 +30,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e ".[$(TEST_EXTRAS)]"
 	@touch $@ $(VENV)/.run $(VENV)/.demo
 
-demo: $(VENV)/.demo ## scan, live image, training, a better image: the loop in about 12 minutes; see demo_output/
+demo: $(VENV)/.demo ## scan, live image, training, a better image: the loop in about 8 minutes; see demo_output/
 	$(BIN)/bluesky-ptychonn demo --output demo_output
 
 shell: $(VENV)/.run ## IPython on the simulated beamline: RE, devices, spiral_ptycho_scan, cat

@@ -21,7 +21,7 @@ def devices(settings_file: str = "") -> list[Any]:
     settings.apply_epics_environment()
     detector, stage, edge, shutter = make_devices(settings)
     with contextlib.suppress(TimeoutError):  # whoever loads it says which device is away
-        edge.stats.get()
+        edge.wait_for_connection()
     return [device for device in (detector, stage, edge, shutter) if device is not None]
 
 

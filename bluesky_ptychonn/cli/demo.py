@@ -1,6 +1,6 @@
 """The whole loop on the simulated beamline: scan, live image, phase retrieval, refined probe, training, a better image.
 
-    bluesky-ptychonn demo                     about 12 minutes on two cores
+    bluesky-ptychonn demo                     about 8 minutes on two cores
     bluesky-ptychonn demo --matching          probe and features are what the network knows: the loop suspends itself
     bluesky-ptychonn demo --no-loop           the scan alone, half a minute: 963 positions at 500 frames/s
     bluesky-ptychonn demo --no-loop --photons 1e4 --sample etched        less light, another sample

@@ -11,7 +11,7 @@ Kinds, and their options beside ``store``, ``corpus``, ``engine`` (of the CPU), 
   scan      reconstruct, label into the corpus (once for each run), judge the live model, keep the refined probe
             method, sweeps, modes, holdout, batch, correct_positions, start_probe (file; default: the scan's own)
   residual  the label-free residual of the live model on a scan
-            earlier (so many versions are compared first, and the best becomes the live one), margin
+            earlier (so many versions are compared first, and the best becomes the live one)
   probe     the refined probe beside the unchanged network as a new version, through the gate
             margin, probe (file), held_out (runs; default: the scan itself)
   train     learn from the corpus, make a model, and offer it to the gate

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bluesky_ptychonn.core.scan_data import ScanData
 
 FRAMES = 256
+GAIN = 0.05
+"""Relative fall of the residual from which on an earlier version is better; the gate's margin is one of the SSIM."""
 DECISION = "earlier.json"
 
 
@@ -47,7 +49,6 @@ def _compared(job: JobRun, scan: "ScanData") -> dict[str, Any]:
 
     from bluesky_ptychonn.io.model_store import VERSIONS, live_version, versions
     from bluesky_ptychonn.training.learning.apart import rows_of
-    from bluesky_ptychonn.training.learning.gate import MARGIN
 
     first = rows_of(scan, np.arange(min(FRAMES, len(scan.patterns))))
     live = live_version(job.store)
@@ -64,7 +65,7 @@ def _compared(job: JobRun, scan: "ScanData") -> dict[str, Any]:
     if len(able) < 2 or live not in able:
         return {**told, "earlier_told": "there is no earlier version to compare the live one with"}
     best, frames = min(able, key=able.__getitem__), f"on the first {len(first.patterns)} frames"
-    if able[best] > (1 - float(job.option("margin", MARGIN))) * able[live]:
+    if able[best] > (1 - GAIN) * able[live]:
         return {**told, "earlier_told": f"{frames} none of {len(able) - 1} earlier versions is better than {live}"}
     why = f"{frames} its residual is {able[best]:.4g}, that of version {live} {able[live]:.4g}"
     return {**told, "earlier": best, "earlier_told": f"version {best} of an earlier experiment is live again: {why}"}

@@ -74,7 +74,7 @@ def job_options(settings: Settings) -> dict[str, dict[str, Any]]:
         train["recipe"] = loop.recipe
     return {
         "scan": {"method": loop.method, "sweeps": loop.sweeps},
-        "residual": {"margin": margin},
+        "residual": {},
         "probe": {"margin": margin},
         "train": train,
     }

@@ -45,6 +45,16 @@ class Edge(Device):
         self._seen_at = time.time()
         self._work: WorkStatus | None = None
 
+    def wait_for_connection(self, all_signals: bool = False, timeout: float = 2.0) -> None:
+        """Ask the edge once; it connects when it is asked.
+
+        Raises
+        ------
+        TimeoutError
+            If it does not answer.
+        """
+        self.stats.wait_for_connection()
+
     def check(self, request: Any) -> list[str]:
         """Nothing: a scan without the edge is still a scan."""
         return []

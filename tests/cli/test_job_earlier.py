@@ -35,7 +35,7 @@ def folder(tmp_path, store):
     places_um, file = scan.positions_px * GEOMETRY.pixel_size_um, tmp_path / "scan.npz"
     np.savez(file, patterns=scan.patterns, positions_um=places_um, probe=scan.probe, **known)
     source = {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    options = {"store": str(store), "engine": "onnxruntime", "threads": 1, "earlier": 8, "margin": 0.01}
+    options = {"store": str(store), "engine": "onnxruntime", "threads": 1, "earlier": 8}
     return prepare(tmp_path / "loop", JobSpec("residual", "a", source=source, options=options))
 
 
@@ -47,7 +47,7 @@ def test_the_best_goes_live_again(store, folder):
     assert found["replaced"] == "000004"
     assert set(found["residuals"]) == set(GAINS)
     assert found["residual"] == pytest.approx(found["residuals"]["000001"], rel=1e-6)
-    assert found["residuals"]["000001"] < 0.99 * found["residuals"]["000004"] < found["residuals"]["000003"]
+    assert found["residuals"]["000001"] < 0.95 * found["residuals"]["000004"] < found["residuals"]["000003"]
     assert found["earlier_told"].startswith("version 000001 of an earlier experiment is live again: on the first ")
 
 

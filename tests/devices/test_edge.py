@@ -44,6 +44,14 @@ def test_a_signal_fails_as_an_epics_signal_does(edge):
         edge.stats.get()
 
 
+def test_it_is_connected_when_it_answers(edge):
+    with pytest.raises(TimeoutError, match="e:stats"):
+        edge.wait_for_connection()
+    FakeChannel.answer = blank(STATS)
+    edge.wait_for_connection()
+    assert edge.connected
+
+
 def test_a_signal_reads_and_writes_a_field(edge):
     FakeChannel.answer = {"fps": 500.0}
     signal = PvaSignal("e:stats", field="fps", name="fps", read_only=False)

@@ -1,10 +1,23 @@
-"""Run the soak tests again and again, in random order with printed seeds, for a number of minutes."""
+"""Run the soak tests, file by file in random order with printed seeds, for a number of minutes; then begin again.
+
+A file that has begun is run to its end. Files that did not get their turn are named.
+"""
 
 import argparse
 import random
 import subprocess
 import sys
 import time
+
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "soak"]
+
+
+def files() -> list[str]:
+    """Files that hold soak tests."""
+    told = subprocess.run([*PYTEST, "--collect-only", "tests"], check=False, capture_output=True, text=True)
+    if told.returncode != 0:
+        raise SystemExit(told.stdout + told.stderr)
+    return sorted({line.split("::")[0] for line in told.stdout.splitlines() if "::" in line})
 
 
 def main() -> int:
@@ -13,17 +26,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="seed of the first round; the next ones count up")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
-    end = time.monotonic() + 60 * options.minutes
-    rounds = 0
-    while rounds == 0 or time.monotonic() < end:
-        print(f"soak round {rounds + 1}, seed {seed}", flush=True)
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "soak", f"--randomly-seed={seed}"]
-        done = subprocess.run([*command, "tests"], check=False)
+    end, all_files = time.monotonic() + 60 * options.minutes, files()
+    waiting, order = set(all_files), list[str]()
+    while True:
+        if not order:
+            order = random.Random(seed).sample(all_files, len(all_files))
+            print(f"a soak round of {len(order)} files, seed {seed}", flush=True)
+        file = order.pop()
+        print(f"soak: {file}", flush=True)
+        done = subprocess.run([*PYTEST, f"--randomly-seed={seed}", file], check=False)
         if done.returncode != 0:
-            print(f"soak failed in round {rounds + 1}; repeat with --seed {seed}", flush=True)
+            print(f"soak failed in {file}; repeat with pytest -m soak --randomly-seed={seed} {file}", flush=True)
             return done.returncode
-        rounds, seed = rounds + 1, seed + 1
-    return 0
+        waiting.discard(file)
+        seed += not order
+        if time.monotonic() > end:
+            print(f"soak: time is over; not run: {', '.join(sorted(waiting)) or 'none'}", flush=True)
+            return 0
 
 
 if __name__ == "__main__":

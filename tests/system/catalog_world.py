@@ -8,13 +8,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from event_model import compose_run, compose_stream_resource
+from detector_documents import ATTRIBUTES, FRAMES, STAGE, record_frames
+from event_model import compose_run
 
 from bluesky_ptychonn.core.frames import ORIENTATIONS
 from bluesky_ptychonn.io.catalog import connect, embedded_address
 
-FRAMES, ATTRIBUTES = "/entry/data/data", "/entry/instrument/NDAttributes"
-STAGE = ("stage_y", "stage_x")
 DWELL_S = 0.01
 
 
@@ -87,32 +86,7 @@ def record(
     )
     start, descriptor = run.start_doc, run.compose_descriptor
     take("start", start)
-    with h5py.File(path) as file:
-        shape, dtype = file[FRAMES].shape, file[FRAMES].dtype
-    external = {"source": "PV:SIM:EIG:", "external": "STREAM:"}
-    keys = {
-        "detector_image": {"dtype": "array", "shape": list(shape[1:]), "dtype_numpy": dtype.str},
-        "detector_unique_id": {"dtype": "integer", "shape": [], "dtype_numpy": "<i4"},
-        "detector_time_stamp": {"dtype": "number", "shape": [], "dtype_numpy": "<f8"},
-    }
-    primary = descriptor(
-        name="primary",
-        data_keys={key: {**external, **about} for key, about in keys.items()},
-        object_keys={"detector": list(keys)},
-    )
-    take("descriptor", primary.descriptor_doc)
-    datasets = (FRAMES, f"{ATTRIBUTES}/NDArrayUniqueId", f"{ATTRIBUTES}/NDArrayTimeStamp")
-    for key, dataset in zip(keys, datasets, strict=True):
-        stream = compose_stream_resource(
-            mimetype="application/x-hdf5",
-            uri=f"file://localhost{path.as_posix()}",
-            data_key=key,
-            parameters={"dataset": dataset, "chunk_shape": (1, *keys[key]["shape"])},
-            start=start,
-        )
-        take("stream_resource", stream.stream_resource_doc)
-        indices = {"start": 0, "stop": shape[0]}
-        take("stream_datum", stream.compose_stream_datum(indices=indices, descriptor=primary.descriptor_doc))
+    record_frames(take, start, descriptor, path)
     _events(take, descriptor, "positions", {"trigger_index": range(points), **dict(zip(STAGE, positions_um.T))})
     counted = {"trigger_slots": [points], "lost_in_detector": [0], "lost_before_file": [len(lost)]}
     _events(take, descriptor, "counters", counted)

@@ -7,14 +7,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from event_model import compose_run, compose_stream_resource
+from detector_documents import ATTRIBUTES, FRAMES, STAGE, record_frames
+from event_model import compose_run
 
 from bluesky_ptychonn.core.optics import Geometry, intensities, zone_plate_probe
 from bluesky_ptychonn.core.scan import SPIRAL_ORDER, fermat_spiral
 from bluesky_ptychonn.simulation.source import DetectorFace
 
-FRAMES, ATTRIBUTES = "/entry/data/data", "/entry/instrument/NDAttributes"
-STAGE = ("stage_y", "stage_x")
 DWELL_S, FIRST_ID = 0.002, 100
 N = 64
 GEOMETRY = Geometry(frame_px=N)
@@ -71,41 +70,17 @@ def make_run(
         file[f"{ATTRIBUTES}/NDArrayTimeStamp"] = 50.0 + DWELL_S * arrived[kept]
     counted = {"trigger_slots": points, "pulses": points}
     counted |= {"lost_in_detector": len(lost_in_detector), "lost_before_file": len(lost_in_file)}
-    _emit(run, path, int(kept.sum()), not_captured, counted, clock)
+    _emit(run, path, not_captured, counted, clock)
     return run
 
 
-def _emit(run: MadeRun, path: Path, rows: int, not_captured: Any, counted: dict[str, int], clock: str) -> None:
+def _emit(run: MadeRun, path: Path, not_captured: Any, counted: dict[str, int], clock: str) -> None:
     def take(name: str, doc: Any) -> None:
         run.documents.append((name, json.loads(json.dumps(doc))))
 
     start, descriptor, _, stop, *_ = compose_run(metadata=_about(run, clock))
     take("start", start)
-    keys = {
-        "detector_image": {"dtype": "array", "shape": [N, N], "dtype_numpy": "<u2"},
-        "detector_unique_id": {"dtype": "integer", "shape": [], "dtype_numpy": "<i4"},
-        "detector_time_stamp": {"dtype": "number", "shape": [], "dtype_numpy": "<f8"},
-    }
-    external = {"source": "PV:SIM:EIG:", "external": "STREAM:"}
-    primary = descriptor(
-        name="primary",
-        data_keys={key: {**external, **about} for key, about in keys.items()},
-        object_keys={"detector": list(keys)},
-    )
-    take("descriptor", primary.descriptor_doc)
-    datasets = (FRAMES, f"{ATTRIBUTES}/NDArrayUniqueId", f"{ATTRIBUTES}/NDArrayTimeStamp")
-    for key, dataset in zip(keys, datasets, strict=True):
-        stream = compose_stream_resource(
-            mimetype="application/x-hdf5",
-            uri=f"file://localhost{path.as_posix()}",
-            data_key=key,
-            parameters={"dataset": dataset, "chunk_shape": (1, *keys[key]["shape"])},
-            start=start,
-        )
-        take("stream_resource", stream.stream_resource_doc)
-        for first, behind in ((0, rows // 2), (rows // 2, rows)):
-            indices = {"start": first, "stop": behind}
-            take("stream_datum", stream.compose_stream_datum(indices=indices, descriptor=primary.descriptor_doc))
+    record_frames(take, start, descriptor, path, blocks=2)
     captured = np.setdiff1d(np.arange(len(run.captured_um)), not_captured)
     columns = {"trigger_index": captured.tolist(), **dict(zip(STAGE, run.captured_um[captured].T.tolist()))}
     _page(take, descriptor, "positions", columns)

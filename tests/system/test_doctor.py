@@ -52,13 +52,15 @@ def hasty(monkeypatch):
     monkeypatch.setattr(doctor_checks_frames, "ANSWER_S", 0.5)
 
 
-def test_all_is_green(services, capsys):
+def test_all_is_green(put, services, capsys):
+    for plugin in ("Pva1:", "HDF1:"):
+        put(f"{plugin}DroppedArrays", 0)  # what earlier tests made it drop
     began_s = time.monotonic()
     assert main(["doctor", "--json", "--settings", str(services.settings_file)]) == 0
     assert time.monotonic() - began_s < 60
     findings = json.loads(capsys.readouterr().out)["findings"]
     not_ok = {finding["name"] for finding in findings if finding["level"] != "ok"}
-    assert not_ok <= {"clock skew", "plugin queues"}, findings  # a busy machine; what earlier tests dropped
+    assert not_ok <= {"clock skew"}, findings  # a busy machine
     assert len(findings) >= 20
 
 
