@@ -170,6 +170,13 @@ def test_all_use_the_probe_of_the_first_frames(party):
         np.testing.assert_allclose(corners, np.sum(np.abs(wanted) ** 2), rtol=1e-6)  # those of less were inferred anew
 
 
+def test_an_open_channel_is_no_consumer_yet(party):
+    """What a channel holds until its consumer has spoken: every field blank."""
+    before = party.shares.present()
+    party.shares._take(3, SimpleNamespace(toDict=lambda: blank(REPORT)))
+    assert party.shares.present() == before
+
+
 def test_frames_lost_in_the_detector_shift_nobody(party):
     """Ids go on where triggers are missing; each consumer alone could not tell."""
     party.send(0, 40)

@@ -126,6 +126,12 @@ class GatherWorld(World):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=self._env)
         return json.loads(done.stdout)
 
+    def pid(self, number: int) -> int:
+        """Process of a consumer."""
+        pid = self.share(number)["pid"]
+        assert pid > 1, "the consumer has said nothing yet"  # a signal to 0 goes to all that belongs to this test
+        return pid
+
     def final(self) -> tuple[np.ndarray, dict]:
         """Final image and what travels with it."""
         attributes = self.call("client", image="final", file=str(self.folder / "final.npy"))

@@ -86,7 +86,7 @@ def test_two_consumers_give_the_image_of_one(world, image_of_the_edge, image_of_
 
 
 def test_a_consumer_killed_in_a_run_costs_its_frames_and_they_are_named(world, two, image_of_one):
-    pid = world.share(2)["pid"]
+    pid = world.pid(2)
     world.arm("killed")
     world.send("stream", frames=FRAMES, fps=FPS)
     while world.stats()["frames_stitched"] < FRAMES // 3:
@@ -113,7 +113,7 @@ def test_a_consumer_killed_in_a_run_costs_its_frames_and_they_are_named(world, t
 
 
 def test_a_consumer_that_starts_late_takes_its_share_from_then_on(world, two, image_of_one):
-    os.kill(world.share(2)["pid"], signal.SIGKILL)
+    os.kill(world.pid(2), signal.SIGKILL)
     world.until(engine="1 x openvino")
     slow = FRAMES / 12
     world.arm("late", slow)
