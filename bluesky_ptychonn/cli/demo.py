@@ -2,6 +2,7 @@
 
     bluesky-ptychonn demo                     about 8 minutes on two cores
     bluesky-ptychonn demo --matching          probe and features are what the network knows: the loop suspends itself
+    bluesky-ptychonn demo --runner slurm      its jobs go through this machine's Slurm
     bluesky-ptychonn demo --no-loop           the scan alone, half a minute: 963 positions at 500 frames/s
     bluesky-ptychonn demo --no-loop --photons 1e4 --sample etched        less light, another sample
     bluesky-ptychonn demo --source scan.npz --pixel-size-nm 10     real frames through the same chain, without the loop
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-loop", action="store_true", help="one scan with its live image, and no more")
     parser.add_argument("--matching", action="store_true", help="the loop, with a probe and features that are known")
     parser.add_argument("--train-minutes", type=float, default=5.0, help="of the loop's training; default: 5")
+    parser.add_argument(
+        "--runner", choices=("local", "slurm", "pbs"), default="local", help="of the loop's jobs"
+    )
     parser.add_argument("--engine", choices=NAMES, default="openvino", help="of the edge")
     parser.add_argument(
         "--pixel-size-nm", type=float, help="object pixel of a recorded scan whose file does not tell it"

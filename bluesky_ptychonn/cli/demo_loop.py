@@ -30,7 +30,7 @@ def run_loop(options: argparse.Namespace, state: Path) -> int:
     with Services(
         state,
         engine=options.engine,
-        loop={**LOOP, "train_minutes": options.train_minutes},
+        loop={**LOOP, "train_minutes": options.train_minutes, "runner": options.runner},
         told_defocus_um=TOLD_DEFOCUS_UM,
         say=say,
         **beamline_options(options),

@@ -151,13 +151,16 @@ class Services:
         """End the loop and its jobs, which would go on without it."""
         if self.loop:
             from bluesky_ptychonn.training.loop.jobs import submitted
-            from bluesky_ptychonn.training.loop.runner import LocalRunner, Resources
+            from bluesky_ptychonn.training.loop.runner import LocalRunner, make_runner
 
             self.loop.end()
-            runner = LocalRunner(Resources(), END_S)
+            runner = make_runner(self.settings.loop.runner, timeout_s=END_S)
             for folder in (self.directory / LOOP / "jobs").glob("*"):
                 if native := submitted(folder):
-                    runner.end(native, END_S)
+                    if isinstance(runner, LocalRunner):
+                        runner.end(native, END_S)
+                    else:
+                        runner.cancel(native)
 
     def stop(self) -> None:
         """End everything that was started, whatever fails or is signalled meanwhile."""
@@ -230,7 +233,7 @@ class Services:
             tables["probe"] = {"file": probe}
         if self._loop is not None:
             tables["edge"]["model"] = STORE
-            tables["loop"] = {"enabled": True, "directory": LOOP, "runner": "local", **self._loop}
+            tables["loop"] = {"enabled": True, "directory": LOOP, **self._loop}
         address = embedded_address(self.directory / "catalog") if self.catalog else None
         if address:
             key_file = self.directory / "catalog" / "api_key"
