@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-loop", action="store_true", help="one scan with its live image, and no more")
     parser.add_argument("--matching", action="store_true", help="the loop, with a probe and features that are known")
     parser.add_argument("--train-minutes", type=float, default=5.0, help="of the loop's training; default: 5")
-    parser.add_argument(
-        "--runner", choices=("local", "slurm", "pbs"), default="local", help="of the loop's jobs"
-    )
+    parser.add_argument("--runner", choices=("local", "slurm", "pbs"), default="local", help="of the loop's jobs")
     parser.add_argument("--engine", choices=NAMES, default="openvino", help="of the edge")
     parser.add_argument(
         "--pixel-size-nm", type=float, help="object pixel of a recorded scan whose file does not tell it"
