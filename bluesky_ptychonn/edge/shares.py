@@ -129,9 +129,10 @@ class Shares:
         except Exception:  # in a thread of PVA
             logger.exception("a report of consumer %d cannot be read", number)
             return
-        if not report.said["pid"]:  # its channel is open, and it has said nothing yet
-            return
         with self._lock:
+            if not report.said["pid"]:  # a new process with an open channel, which has said nothing yet
+                self._heard.pop(number, None)
+                return
             self._heard[number] = report, time.monotonic()
             if not self._run_uid or report.said["run_uid"] != self._run_uid or not report.total.size:
                 return
