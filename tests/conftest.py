@@ -7,6 +7,16 @@ import numpy as np
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Files of system tests that may take longest come first, so that two workers end together."""
+    longest = {}
+    for item in items:
+        if item.get_closest_marker("system"):
+            limit = item.get_closest_marker("timeout")
+            longest[item.path] = max(longest.get(item.path, 0), limit.args[0] if limit else 0)
+    items.sort(key=lambda item: -longest.get(item.path, 0))
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20231123)

@@ -21,7 +21,7 @@ from bluesky_ptychonn.core.strip_steps import StripMemory, images_are_whole, lif
 from bluesky_ptychonn.core.strips import fits, twiddles
 
 REGULARISATION = 0.1
-"""eps of the lift, in units of the mean |P|^2 that the probe's own power sees."""
+"""eps of the lift, in units of the mean ``|P|^2`` that the probe's own power sees."""
 
 DARK = 1e-2
 """Modelled amplitude, in units of its root mean square over the beam, below which a pixel has no modelled phase."""
@@ -38,7 +38,7 @@ def unit_phase(far: np.ndarray) -> np.ndarray:
 
 
 def inverse_probe(probe: np.ndarray) -> np.ndarray:
-    """conj(P) / (|P|^2 + eps), the division by the probe that noise survives."""
+    """``conj(P) / (|P|^2 + eps)``, the division by the probe that noise survives."""
     intensity = np.abs(probe).astype(np.float64) ** 2
     eps = REGULARISATION * np.sum(intensity**2) / np.sum(intensity)
     return (np.conj(probe) / (intensity + eps)).astype(np.complex64)
@@ -138,7 +138,7 @@ class FastLift:
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _change(patterns, missing, amplitude, phase, change):
-    """Fill ``change`` with (sqrt(I) - |Psi0|) Psi0 / |Psi0|, 0 where there is no data."""
+    """Fill ``change`` with ``(sqrt(I) - |Psi0|) Psi0 / |Psi0|``, 0 where there is no data."""
     frames, height, width = patterns.shape
     for b in range(frames):
         for y in range(height):

@@ -262,7 +262,7 @@ def shifted(probe: np.ndarray, shifts_px: np.ndarray) -> np.ndarray:
 
 
 def intensities(object_: np.ndarray, probe: np.ndarray, centres_px: np.ndarray) -> np.ndarray:
-    """Diffraction patterns without noise: the one forward model, |F[P(r - c) O(r)]|^2.
+    """Diffraction patterns without noise: the one forward model, ``|F[P(r - c) O(r)]|^2``.
 
     Parameters
     ----------

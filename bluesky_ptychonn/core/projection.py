@@ -32,7 +32,7 @@ LIGHT_DECADES = 3.0
 
 
 def light(probe: np.ndarray, patch_px: int) -> np.ndarray:
-    """How much light falls on each object pixel: log10(1 + |P|^2) / 3, of the centre of the field.
+    """How much light falls on each object pixel: ``log10(1 + |P|^2) / 3``, of the centre of the field.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def _behind(start, inside, edge, wave):
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def _ask(patterns, missing, one, far):
-    """Multiply ``far`` by sqrt((I + 1) / (|Psi|^2 + 1)) - 1, or by 0 where there is no data."""
+    """Multiply ``far`` by ``sqrt((I + 1) / (|Psi|^2 + 1)) - 1``, or by 0 where there is no data."""
     frames, height, width = patterns.shape
     for b in range(frames):
         for y in range(height):
