@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from bluesky_ptychonn.io.toml_tables import as_toml, problems
+from bluesky_ptychonn.core.beam import MIN_COUNTS
+from bluesky_ptychonn.io.toml_tables import Section, as_toml, problems
+from bluesky_ptychonn.loop_settings import LoopSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,22 +27,13 @@ if TYPE_CHECKING:
 
 VARIABLE = "BLUESKY_PTYCHONN_SETTINGS"
 FILE_NAME = "bluesky_ptychonn.toml"
-METHODS = Literal["poisson", "batched", "epie", "rpie", "ptychi-lsqml", "ptychi-epie", "ptychi-rpie"]
 PACKAGED = ("starter", "large")
 """Models that come with the package, by name."""
 ORIENTATIONS = Literal["identity", "flip_y", "flip_x", "rot180", "transpose", "rot90", "rot270", "antitranspose"]
-REMOTE = r"^(\w[\w.@-]*:/.*)?$"
-"""A folder of another machine, or nothing."""
 
 
 class SettingsError(ValueError):
     """The settings cannot be used; the message names the key, the value and the remedy."""
-
-
-class Section(BaseModel):
-    """A table of the settings file; numbers must be numbers, not text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Epics(Section):
@@ -68,6 +61,15 @@ class BeamlineSettings(Section):
     triggering: Literal["pulse", "gate", "start"] = Field(
         default="pulse", description="a pulse starts one exposure, or lasts as long as it, or the first starts them all"
     )
+    min_counts: float = Field(
+        default=MIN_COUNTS,
+        ge=0,
+        description="counts of a frame with beam, or, below 1, their part of a typical frame's; 0 takes every frame",
+    )
+    flux_pv: str = Field(default="", description="incident flux, read at start and end of a scan; empty: none")
+    flux_scaler: str = Field(default="", description="prefix of a multichannel scaler that counts flux per trigger")
+    flux_channel: int = Field(default=2, ge=1, le=32, description="input of that scaler")
+    min_flux: float = Field(default=0, ge=0, le=1, description="part of a scan's median flux per trigger; 0: any")
 
 
 class GeometrySettings(Section):
@@ -93,9 +95,19 @@ class GeometrySettings(Section):
 
 
 class ProbeSettings(Section):
-    """The illumination."""
+    """The illumination: a file, or without one the wave of a zone plate."""
 
     file: Path | None = Field(default=None, description=".npy of complex64 (frame_px, frame_px), of any power")
+    zone_plate_diameter_um: float = Field(default=160.0, gt=0, le=10_000, description="of the zone plate, um")
+    outermost_zone_nm: float = Field(default=30.0, gt=1, le=1000, description="width of the zone plate's last zone, nm")
+    central_stop_um: float = Field(default=60.0, ge=0, le=10_000, description="diameter of the central stop, um")
+    defocus_um: float | None = Field(
+        default=None, ge=-1e5, le=1e5, description="sample behind (+) or before (-) the focus, um; its sign counts"
+    )
+    astigmatism_um: float = Field(default=0.0, ge=0, le=1e5, description="distance between the two line foci, um")
+    astigmatism_angle_rad: float = Field(
+        default=0.0, ge=-7, le=7, description="from +x towards +y, in which the sample is further behind the focus"
+    )
 
 
 class EdgeSettings(Section):
@@ -135,54 +147,6 @@ class ScanSettings(Section):
     picture_directory: Path = Field(default=Path("pictures"), description="of the picture of each run")
 
 
-class LoopSettings(Section):
-    """After each scan. With ``enabled`` a session notes its runs in the journal, and `bluesky-ptychonn loop run` acts.
-
-    ``directory`` holds jobs, corpus and pictures, on a disk which the jobs' machine sees, too. ``journal`` is a file on
-    a local disk, never on NFS or Lustre (default: in ``directory``). The model store is ``edge.model``. Under Slurm or
-    PBS a job gets ``queue``, ``account``, ``walltime_min``, ``nodes``, ``gpus`` (of each node), ``cores``, ``modules``
-    and ``environment``; ``launcher`` starts the ``ranks`` of a training.
-    """
-
-    enabled: bool = False
-    directory: Path = Path("loop")
-    journal: Path | None = None
-    runner: Literal["local", "slurm", "pbs"] = "local"
-    queue: str = ""
-    account: str = ""
-    walltime_min: int = Field(default=60, ge=1, le=14400)
-    nodes: int = Field(default=1, ge=1, le=1024)
-    ranks: int = Field(default=1, ge=1, le=8192)
-    gpus: int = Field(default=0, ge=0, le=64)
-    cores: int = Field(default=0, ge=0, le=1024, description="CPU cores of each rank; 0: what the scheduler gives")
-    modules: list[str] = Field(default_factory=list)
-    environment: dict[str, str] = Field(default_factory=dict)
-    launcher: Literal["", "srun", "mpiexec"] = ""
-    transfer: Literal["none", "rsync"] = Field(
-        default="none", description="how frames get to the jobs' machine; none: it sees the detector's disk"
-    )
-    transfer_to: str = Field(default="", pattern=REMOTE, description="host:/folder there, for rsync over ssh")
-    edge_store: str = Field(default="", pattern=REMOTE, description="host:/folder of the edge's own model store")
-    ssh_config: Path | None = Field(default=None, description="of ssh, instead of the user's own: ports, users, keys")
-    first_scans: int = Field(default=2, ge=0, le=1000)
-    mismatch: float = Field(default=0.10, gt=0, lt=1)
-    suspend_min: float = Field(default=60.0, ge=0, le=10080)
-    residual_drift: float = Field(default=0.15, gt=0, le=10)
-    attempts: int = Field(default=3, ge=1, le=100)
-    poll_s: float = Field(default=2.0, gt=0, le=600)
-    sweep_days: float = Field(default=7.0, ge=0, le=3650)
-    sweeps: int = Field(default=60, ge=1, le=10000)
-    method: METHODS = "poisson"
-    train_minutes: float = Field(default=15.0, gt=0, le=14400)
-    recipe: Literal["robust", "large", "tune", "paper"] = "tune"
-    warm: bool = True
-
-    @property
-    def journal_file(self) -> Path:
-        """The journal."""
-        return self.journal or self.directory / "journal.sqlite"
-
-
 class Settings(Section):
     """All settings."""
 
@@ -202,6 +166,7 @@ class Settings(Section):
             ("beamline.detector_prefix", self.beamline.detector_prefix),
             ("beamline.stage_prefix", self.beamline.stage_prefix),
             ("beamline.position_table", self.beamline.position_table or ":"),
+            ("beamline.flux_scaler", self.beamline.flux_scaler or ":"),
             ("edge.prefix", self.edge.prefix),
         ):
             if not value.endswith(":"):

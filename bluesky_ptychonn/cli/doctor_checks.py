@@ -60,17 +60,19 @@ def file_findings(settings: Settings, named: Path | None = None) -> list[Finding
 
 
 def _probe(settings: Settings) -> tuple[np.ndarray | None, Finding]:
-    from bluesky_ptychonn.cli.edge import load_probe
+    from bluesky_ptychonn.cli.edge import settings_probe
+    from bluesky_ptychonn.cli.main import Problem
     from bluesky_ptychonn.core.optics import probe_diameter_um
 
-    if settings.probe.file is None:
-        return None, Finding("probe", "bad", "the settings name none", NO_PROBE)
     try:
-        probe = load_probe(settings.probe.file, settings.geometry.frame_px)
-    except ValueError as error:
+        probe = settings_probe(settings)
+    except (Problem, ValueError) as error:
         return None, Finding("probe", "bad", str(error).partition("; ")[0], NO_PROBE)
-    diameter_um = probe_diameter_um(probe, settings.geometry.optics.pixel_size_um)
-    return probe, Finding("probe", "ok", f"{settings.probe.file.name}: {diameter_um:.3g} um (90 % of its power)")
+    size = f"{probe_diameter_um(probe, settings.geometry.optics.pixel_size_um):.3g} um (90 % of its power)"
+    if settings.probe.file is not None:
+        return probe, Finding("probe", "ok", f"{settings.probe.file.name}: {size}")
+    what = f"that of an ideal zone plate, {settings.probe.defocus_um:g} um behind its focus: {size}"
+    return probe, Finding("probe", "warn", what, "measure it: RE(probe_check(...)) on a test pattern")
 
 
 def _mask(settings: Settings) -> Finding:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_ptychonn.cli.doctor_checks import Finding
-from bluesky_ptychonn.cli.doctor_pvs import CHOICES, DETECTORS, STAGE, Reading, needed, read_pvs, skew_of
+from bluesky_ptychonn.cli.doctor_pvs import ARRAY, CHOICES, DETECTORS, STAGE, TABLE, Reading, needed, read_pvs, skew_of
 from bluesky_ptychonn.config import Settings
 
 Readings = Mapping[str, Reading | None]
@@ -21,6 +21,26 @@ SCAN_FRAMES = 1000
 MICROMETRES = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre")
 SECOND = "cam1:ArrayRate_RBV"
 """NDArrayBase processes it every second, which shows the IOC's clock."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A device: its name, the setting of its prefix, the prefix, kinds of its PVs, and what to do if it lacks some."""
+
+    name: str
+    key: str
+    prefix: str
+    kinds: Mapping[str, str]
+    if_lacking: str = "load the template and the plugins that have them (docs/howto/beamline.md), or update the IOC"
+
+    @property
+    def pvs(self) -> list[str]:
+        """Full names."""
+        return [self.prefix + name for name in self.kinds]
+
+    def of(self, readings: Readings) -> Readings:
+        """Readings of this part, by their names without the prefix."""
+        return {name: readings[self.prefix + name] for name in self.kinds}
 
 
 @dataclass(frozen=True)
@@ -54,12 +74,21 @@ def beamline_findings(settings: Settings, clock: Callable[[], float] = time.time
         remedy = "run it where the RunEngine lives, or pip install 'bluesky-ptychonn[beamline]'"
         return [Finding("beamline", "warn", "not looked at: pyepics is not installed here", remedy)], Stream()
     beamline = settings.beamline
-    detector, stage = dict(needed(DETECTORS[beamline.detector])), dict(needed(STAGE))
-    asked = [beamline.detector_prefix + name for name in detector] + [beamline.stage_prefix + name for name in stage]
-    readings = read_pvs([*asked, *([beamline.shutter_pv] if beamline.shutter_pv else [])])
-    of_detector = {name: readings[beamline.detector_prefix + name] for name in detector}
-    of_stage = {name: readings[beamline.stage_prefix + name] for name in stage}
-    findings = [*part_findings("detector", beamline.detector_prefix, detector, of_detector)]
+    detector = Part(
+        "detector", "beamline.detector_prefix", beamline.detector_prefix, dict(needed(DETECTORS[beamline.detector]))
+    )
+    stage = Part("stage", "beamline.stage_prefix", beamline.stage_prefix, dict(needed(STAGE)))
+    table = Part(
+        "position table",
+        "beamline.position_table",
+        beamline.position_table,
+        dict(needed(TABLE)) if beamline.position_table else {},
+        'put records of these names in front of what captures, or set beamline.position_table = ""',
+    )
+    shutter = [beamline.shutter_pv] if beamline.shutter_pv else []
+    readings = read_pvs([*detector.pvs, *stage.pvs, *table.pvs, *shutter])
+    of_detector, of_stage = detector.of(readings), stage.of(readings)
+    findings = [*part_findings(detector, of_detector)]
     if not any(finding.level == "bad" for finding in findings):
         findings += [
             _state(of_detector),
@@ -68,8 +97,10 @@ def beamline_findings(settings: Settings, clock: Callable[[], float] = time.time
             _skew(skew_of(beamline.detector_prefix + SECOND, 2.5, clock)),
             _data_disk(settings, of_detector),
         ]
-    findings += part_findings("stage", beamline.stage_prefix, stage, of_stage)
-    findings += [*_units(beamline.stage_prefix, of_stage), *_shutter(settings, readings)]
+    findings += [*part_findings(stage, of_stage), *_units(beamline.stage_prefix, of_stage)]
+    if table.kinds:
+        findings += table_findings(table, table.of(readings))
+    findings += _shutter(settings, readings)
     return findings, _stream(of_detector)
 
 
@@ -79,30 +110,47 @@ def _stream(readings: Readings) -> Stream:
     return Stream(channel or "", (0, 0) if None in sides else (int(sides[0]), int(sides[1])))
 
 
-def part_findings(part: str, prefix: str, kinds: Mapping[str, str], readings: Readings) -> Iterator[Finding]:
+def part_findings(part: Part, readings: Readings) -> Iterator[Finding]:
     """Whether all PVs of a device are there, answer, and are of the right type."""
-    missing = [prefix + name for name, reading in readings.items() if reading is None]
+    title, count = f"{part.name} PVs", len(part.kinds)
+    missing = [part.prefix + name for name, reading in readings.items() if reading is None]
     if missing:
-        all_of_them = len(missing) == len(kinds)
+        all_of_them = len(missing) == count
         remedy = (
-            f"is its IOC running, does EPICS_CA_ADDR_LIST reach it, and is beamline.{part}_prefix = {prefix!r} right?"
+            f"is its IOC running, does EPICS_CA_ADDR_LIST reach it, and is {part.key} = {part.prefix!r} right?"
             if all_of_them
-            else "load the template and the plugins that have them (README, 'At a beamline'), or update the IOC"
+            else part.if_lacking
         )
-        what = f"{len(missing)} of {len(kinds)} do not answer: {_some(missing)}"
-        yield Finding(f"{part} PVs", "bad", "none answers" if all_of_them else what, remedy)
+        what = f"{len(missing)} of {count} do not answer: {_some(missing)}"
+        yield Finding(title, "bad", "none answers" if all_of_them else what, remedy)
         return
-    silent = [prefix + name for name, reading in readings.items() if reading is not None and reading.value is None]
+    silent = [part.prefix + name for name, reading in readings.items() if reading is not None and reading.value is None]
     if silent:
         remedy = "its IOC is connected but does not answer in time: restart it, or relieve it"
-        yield Finding(f"{part} PVs", "bad", f"{len(silent)} of {len(kinds)} are silent: {_some(silent)}", remedy)
+        yield Finding(title, "bad", f"{len(silent)} of {count} are silent: {_some(silent)}", remedy)
         return
-    wrong = list(_wrong_types(prefix, kinds, readings))
+    wrong = list(_wrong_types(part.prefix, part.kinds, readings))
     if wrong:
-        remedy = f"another record has this name: load the right template, or correct beamline.{part}_prefix"
-        yield Finding(f"{part} PVs", "bad", _some(wrong), remedy)
+        remedy = f"another record has this name: load the right template, or correct {part.key}"
+        yield Finding(title, "bad", _some(wrong), remedy)
         return
-    yield Finding(f"{part} PVs", "ok", f"{len(kinds)} answer, of the right types")
+    yield Finding(title, "ok", f"{count} answer, of the right types")
+
+
+def table_findings(table: Part, readings: Readings) -> Iterator[Finding]:
+    """Whether positions can stream from the table: its PVs, a row per trigger, and nobody else at it."""
+    (pvs,) = part_findings(table, readings)
+    short = [table.prefix + name for name in "YX" if _value(readings, name) != ARRAY]
+    if pvs.level != "ok":
+        yield pvs
+    elif short:
+        what = f"{', '.join(short)} hold one number, where a row per trigger is needed"
+        yield Finding(pvs.name, "bad", what, "make them waveforms with as many elements as a scan has triggers")
+    elif _value(readings, "Arm") == "Arm":
+        what = f"it captures now, {_value(readings, 'NumCaptured')} rows so far"
+        yield Finding(pvs.name, "warn", what, f"a scan empties it; if none runs, caput {table.prefix}Arm Disarm")
+    else:
+        yield Finding(pvs.name, "ok", f"{pvs.what}; disarmed, {_value(readings, 'NumCaptured')} rows")
 
 
 def _wrong_types(prefix: str, kinds: Mapping[str, str], readings: Readings) -> Iterator[str]:

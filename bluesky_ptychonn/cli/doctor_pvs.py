@@ -52,6 +52,12 @@ text Y.EGU X.EGU Prof1:BuildMessage Prof1:ExecuteMessage Prof1:ReadbackMessage
 """
 """The same behind the stage's prefix."""
 
+TABLE = """
+enum Arm
+number NumCaptured Y X
+"""
+"""The same of a table of captured positions, behind its prefix."""
+
 CHOICES = {
     "cam1:DataSource": {"Stream"},
     "cam1:StreamVersion": {"Stream2"},
@@ -61,8 +67,13 @@ CHOICES = {
     "HDF1:FileWriteMode": {"Stream"},
     "Prof1:MoveMode": {"Absolute"},
     "Prof1:TimeMode": {"Array"},
+    "Arm": {"Arm", "Disarm"},
 }
 """What a scan writes into enums, by their words: choices that they must have."""
+
+
+ARRAY = ()
+"""Stands for the value of a PV with many elements, which is not read."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Reading:
     ----------
     kind : {"enum", "number", "text"}
     value : object
-        A choice of an enum, a number or an array, or text; None if the IOC did not answer in time.
+        A choice of an enum, a number or `ARRAY`, or text; None if the IOC did not answer in time.
     choices : tuple of str
         Of an enum.
     """
@@ -84,7 +95,7 @@ class Reading:
 
 
 def needed(listing: str) -> Iterator[tuple[str, str]]:
-    """Names and kinds of one of `DETECTORS`, or of `STAGE`.
+    """Names and kinds of one of `DETECTORS`, of `STAGE`, or of `TABLE`.
 
     Examples
     --------
@@ -120,7 +131,7 @@ def _read(pv: Any, end_s: float) -> Reading:
         try:
             kind = KINDS.get((pv.type or "").removeprefix("time_"), str(pv.type))
             if kind == "number" and pv.nelm > 1:
-                return Reading(kind, ())
+                return Reading(kind, ARRAY)
             patience_s = max(0.05, end_s - time.monotonic())
             value = pv.get(as_string=kind != "number", timeout=patience_s, use_monitor=False)
             if kind == "enum" and value is not None:

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         beside = reconstruction_beside(options, image)
         if "cxi" in options.to:
             _write_cxi(files["cxi"], source, image, beside)
-        _write_images(files, image, beside, options)
+        _write_images(files, image, beside, source.title)
         for path in files.values():
             print(f"written: {path}")
         if source.run is not None and not options.no_register:
@@ -130,9 +130,7 @@ def _write_cxi(path: Path, source: "Source", image: "Replayed", beside: "Reconst
     write_nxcxi(path, source.scan(), stitched, beside, image.start, stop)
 
 
-def _write_images(
-    files: dict[str, Path], image: "Replayed", beside: "Reconstruction | None", options: argparse.Namespace
-) -> None:
+def _write_images(files: dict[str, Path], image: "Replayed", beside: "Reconstruction | None", title: str) -> None:
     from bluesky_ptychonn.cli.replay import save_picture
 
     if "tiff" in files:
@@ -142,7 +140,7 @@ def _write_images(
         for part, path, array in _parts_of(beside, files):
             _tiff(path, array, beside.pixel_size_um, {**beside.provenance, "image": f"{part} of the reconstruction"})
     if "png" in files:
-        save_picture(files["png"], image, beside, options.source)
+        save_picture(files["png"], image, beside, title)
 
 
 def _tiff(path: Path, array: np.ndarray, pixel_size_um: float | None, about: dict[str, Any]) -> None:

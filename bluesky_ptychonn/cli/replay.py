@@ -9,8 +9,8 @@
 Writes NAME_replay.png, and tells how many frames are in it. With the model of the time it is the `final` image of that
 run; frames whose trigger cannot be known are left out, as they were live. `export` writes the image for other programs.
 
---stream starts a simulated beamline and an edge of its own, and its detector sends the frames at the rate at which
-they were taken, or at --fps.
+--stream starts a simulated beamline and an edge of its own, with the starter model; its detector sends the frames at
+the rate at which they were taken, or at --fps.
 
 In Python: bluesky_ptychonn.callbacks.replay.replay(cat[uid], engine, probe), or of databroker's db[uid].documents().
 """
@@ -72,19 +72,19 @@ def run(options: argparse.Namespace) -> int:
         image = replayed(source, options)
         tell(image, options.source)
         beside = reconstruction_beside(options, image)
-    likeness = save_picture(output, image, beside, options.source)
+    likeness = save_picture(output, image, beside, source.title)
     print(f"picture: {output}")
     if options.json:
         write_figures(options.json, "replay", conditions(source=options.source), [{**image.about(), **likeness}])
     return 0
 
 
-def save_picture(output: Path, image: "Replayed", beside: "Reconstruction | None", source: str) -> dict[str, Any]:
+def save_picture(output: Path, image: "Replayed", beside: "Reconstruction | None", title: str) -> dict[str, Any]:
     """Save the image, and the reconstruction beside it where there is one; returns how like they are."""
     from bluesky_ptychonn.cli.pictures import save_comparison
 
     made_by = f"{image.engine} {image.model_version}".strip()
-    caption = f"{Path(source).name}: {image.counts['stitched']} of {image.counts['recorded']} frames"
+    caption = f"{title}: {image.counts['stitched']} of {image.counts['recorded']} frames"
     if beside is None:
         seen = image.coverage > SEEN * image.coverage.max()
         phases = [(made_by, np.where(seen, image.phase, np.nan))]
@@ -120,15 +120,13 @@ def _stream(source: Source, options: argparse.Namespace, output: Path) -> int:
     if scan.probe is None:
         raise Problem(f"{options.source} has no probe; give --probe FILE, or probe.file in the settings")
     start = getattr(source.recording, "start", {"ptycho": {}})
-    dwell_s = start["ptycho"].get("dwell_s") or 1 / FPS
+    fps = options.fps or min(1 / (start["ptycho"].get("dwell_s") or 1 / FPS), MOST_FPS)
     with temporary_state() as state:
         stats = stream_scan(
-            scan,
-            state,
-            output,
-            fps=options.fps or min(1 / dwell_s, MOST_FPS),
-            engine=options.engine or source.settings.edge.engine,
-            title=Path(options.source).name,
+            scan, state, output, fps=fps, engine=options.engine or source.settings.edge.engine, title=source.title
         )
-    print(f"frames: {stats['frames_stitched']} stitched, account {stats['account']}; {stats['fps']} frames/s")
+    print(
+        f"frames: sent at {fps:g} frames/s; {stats['frames_stitched']} stitched, at {stats['fps']:g} frames/s; account "
+        f"{stats['account']}"
+    )
     return 0 if stats["account"] == "closed" else 1

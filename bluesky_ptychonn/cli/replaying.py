@@ -60,6 +60,15 @@ class Source:
     run: Any = None
 
     @property
+    def title(self) -> str:
+        """For pictures: sample and number of a run, or the name of a file."""
+        if isinstance(self.recording, ScanData):
+            return self.name
+        start = self.recording.start
+        parts = start.get("sample_name"), f"scan {start['scan_id']}" if "scan_id" in start else "", f"run {self.name}"
+        return ", ".join(part for part in parts if part)
+
+    @property
     def crop_px(self) -> int:
         """Side of the patterns."""
         if isinstance(self.recording, ScanData):
@@ -125,11 +134,13 @@ def opened(options: argparse.Namespace) -> Iterator[Source]:
 
 
 def _probe_of_run(options: argparse.Namespace, settings: Any, block: Any) -> np.ndarray | None:
-    from bluesky_ptychonn.cli.edge import load_probe
+    from bluesky_ptychonn.cli.edge import load_probe, settings_probe
 
     n = int(block["crop_px"])
     if not options.probe:
-        return None if settings.probe.file is None else load_probe(settings.probe.file, n)
+        if settings.probe.file is not None:
+            return load_probe(settings.probe.file, n)
+        return None if settings.probe.defocus_um is None else settings_probe(settings)
     geometry = Geometry(
         block["energy_kev"], block["distance_m"], block["detector_pixel_um"] * block.get("binning", 1), n
     )
@@ -213,7 +224,7 @@ def on_pixels_of(reconstruction: "Reconstruction", image: "Replayed") -> tuple[n
 
 def tell(image: "Replayed", source: str) -> None:
     """Say what became of the frames, and what the user should know."""
-    counts = ", ".join(f"{count} {name}" for name, count in image.counts.items())
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in image.counts.items())
     model = f"model {image.model_version}" if image.model_version else "no model"
     print(f"{source}: frames: {counts}; positions {image.positions_source}; {image.engine}, {model}")
     for note in image.notes:

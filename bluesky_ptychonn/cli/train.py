@@ -5,7 +5,7 @@
     bluesky-ptychonn train OUT --simulate 2 --minutes 60            no corpus: two processes simulate meanwhile
     bluesky-ptychonn train OUT --simulate 14 --recipe large --minutes 9         the same on a GPU
     bluesky-ptychonn train OUT --corpus corpus --recipe paper --network ptychonn2
-    bluesky-ptychonn train OUT2 --corpus corpus --start OUT --recipe tune --minutes 5       learn a new sample
+    bluesky-ptychonn train OUT --corpus corpus --start starter --recipe tune --minutes 5    learn a new sample
     bluesky-ptychonn train OUT --export MODEL                       a model (ONNX, card, golden pair) of the training
 
 OUT gets the checkpoint (each epoch and every two minutes), figures.json, and pictures: curves.png and samples.png (held
@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--network", default="ptychonn-lift", help="ptychonn-lift, ptychonn-lift-large, ptychonn2 or ptychonn"
     )
     parser.add_argument("--recipe", default="robust", choices=("robust", "large", "tune", "paper"))
-    parser.add_argument("--start", type=Path, metavar="DIR", help="training whose network is learned further")
+    parser.add_argument(
+        "--start", type=Path, metavar="DIR", help="training or model whose network is learned further; starter, large"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the corpus (default: the recipe's)")
     length.add_argument("--minutes", type=float, help="about how long instead; the number of steps is set by the pace")
@@ -101,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
             minutes=options.minutes,
             seed=options.seed,
             threads=options.threads,
-            start=options.start,
+            start=_start_of(options.start, options.out),
             ranks=find_ranks(os.environ),
             on_epoch=lambda figures: _draw_curves(options.out / "curves.png", figures),
             stop=lambda: bool(got),
@@ -112,6 +114,22 @@ def run(options: argparse.Namespace) -> int:
     last = figures["results"][0]
     print(f"{options.out}: error {last['mae_rad']:.4f} rad on what was held out; --export MODEL makes a model of it")
     return 0
+
+
+def _start_of(named: Path | None, out: Path) -> Path | None:
+    """Folder of the training to start from; that of a model is made of its weights, in ``out``."""
+    from bluesky_ptychonn.engines.registry import PACKAGED
+    from bluesky_ptychonn.io.model_store import CARD, open_model
+    from bluesky_ptychonn.training.learning.warm import start_from
+
+    if named is None:
+        return None
+    model = PACKAGED.get(str(named), named)
+    if not (model / CARD).is_file():
+        return named
+    start = out / "start"
+    start_from(open_model(model), start)
+    return start
 
 
 def _draw_curves(path: Path, figures: dict[str, Any]) -> None:

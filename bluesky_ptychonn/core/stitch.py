@@ -57,6 +57,13 @@ class Canvas:
         y_um, x_um = low - margin_px * pixel_size_um
         return cls((int(sides[0]), int(sides[1])), (float(y_um), float(x_um)), float(pixel_size_um))
 
+    @property
+    def extent_um(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top edge, um, as matplotlib's ``imshow`` takes them."""
+        (rows, columns), pixel_um = self.shape, self.pixel_size_um
+        top, left = (origin - pixel_um / 2 for origin in self.origin_um)
+        return left, left + columns * pixel_um, top + rows * pixel_um, top
+
     def corners_px(self, positions_um: np.ndarray, patch_px: int) -> np.ndarray:
         """Return the top-left pixels (B, 2) of patches whose centre pixel N/2 lies at these positions."""
         centres = np.round((np.asarray(positions_um) - self.origin_um) / self.pixel_size_um)

@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most", "multiple_of": "multiples of"}
 PATH_WANTED = "Input should be a path, as text in quotes"
+
+
+class Section(BaseModel):
+    """A table of the settings file; numbers must be numbers, not text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def as_toml(value: Any) -> str:

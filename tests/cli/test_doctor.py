@@ -14,7 +14,7 @@ import pytest
 
 from bluesky_ptychonn.cli import doctor, doctor_checks_services
 from bluesky_ptychonn.cli.doctor_checks import Finding
-from bluesky_ptychonn.cli.doctor_checks_beamline import disk_finding, part_findings
+from bluesky_ptychonn.cli.doctor_checks_beamline import Part, disk_finding, part_findings, table_findings
 from bluesky_ptychonn.cli.doctor_checks_services import (
     engine_findings,
     folder_findings,
@@ -22,7 +22,7 @@ from bluesky_ptychonn.cli.doctor_checks_services import (
     loop_findings,
     tiled_findings,
 )
-from bluesky_ptychonn.cli.doctor_pvs import CHOICES, DETECTORS, STAGE, Reading, needed
+from bluesky_ptychonn.cli.doctor_pvs import ARRAY, CHOICES, DETECTORS, STAGE, TABLE, Reading, needed
 from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.config import EdgeSettings, LoopSettings, Settings
 from bluesky_ptychonn.simulation.records import record_specs
@@ -86,6 +86,36 @@ def test_every_pv_of_the_trajectory_controller_is_asked_for():
     assert {name for name, _ in needed(STAGE) if name.startswith("Prof1:")} == used
 
 
+def test_every_pv_of_a_table_of_positions_is_asked_for():
+    from bluesky_ptychonn.devices.stage_pvs import PositionTable
+
+    assert dict(needed(TABLE)).keys() == {getattr(PositionTable, n).suffix for n in PositionTable.component_names}
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "told"),
+    [
+        ({}, "ok", "4 answer, of the right types; disarmed, 7 rows"),
+        ({"Arm": Reading("enum", "Arm", ("Disarm", "Arm"))}, "warn", "caput T:Arm Disarm"),
+        ({"X": Reading("number", 1.5)}, "bad", "make them waveforms"),
+        ({"Y": None}, "bad", 'set beamline.position_table = ""'),
+        ({"Arm": Reading("enum", "No", ("No", "Yes"))}, "bad", "lacks the choice Arm, Disarm"),
+    ],
+)
+def test_a_table_of_positions(change, level, told):
+    lacking = 'set beamline.position_table = ""'
+    table = Part("position table", "beamline.position_table", "T:", dict(needed(TABLE)), lacking)
+    readings = {
+        "Arm": Reading("enum", "Disarm", ("Disarm", "Arm")),
+        "NumCaptured": Reading("number", 7),
+        "Y": Reading("number", ARRAY),
+        "X": Reading("number", ARRAY),
+    }
+    (found,) = table_findings(table, {**readings, **change})
+    assert (found.name, found.level) == ("position table PVs", level)
+    assert told in f"{found.what} {found.remedy}"
+
+
 @pytest.mark.parametrize(
     ("reading", "what", "remedy"),
     [
@@ -97,9 +127,8 @@ def test_every_pv_of_the_trajectory_controller_is_asked_for():
 )
 def test_a_pv_which_cannot_be_used_is_named(reading, what, remedy):
     kinds = {"cam1:DataSource": "enum", "cam1:NumImages": "number"}
-    (found,) = part_findings(
-        "detector", "B:", kinds, {"cam1:DataSource": reading, "cam1:NumImages": Reading("number", 1)}
-    )
+    detector = Part("detector", "beamline.detector_prefix", "B:", kinds)
+    (found,) = part_findings(detector, {"cam1:DataSource": reading, "cam1:NumImages": Reading("number", 1)})
     assert found.level == "bad"
     assert what in found.what
     assert remedy in found.remedy

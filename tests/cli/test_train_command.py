@@ -40,6 +40,19 @@ def test_from_simulation_to_a_model(tmp_path, capsys):
     assert "error" in capsys.readouterr().out
 
 
+def test_a_packaged_model_is_learned_on_from(tmp_path):
+    """One epoch on two frames: the network and what it knows are the starter's."""
+    from bluesky_ptychonn.training.learning.checkpoint import trained_network
+
+    assert main(["corpus", "simulate", "c", "--scans", "2", "--frames", "2"]) == 0
+    assert main(["train", "t", "--corpus", "c", "--start", "starter", "--recipe", "tune", "--epochs", "1"]) == 0
+    (before, _), (after, about) = trained_network(tmp_path / "t" / "start"), trained_network(tmp_path / "t")
+    assert about["network"] == "ptychonn-lift"
+    weights = before.state_dict()
+    near = [float((value - weights[name]).abs().max()) for name, value in after.state_dict().items()]
+    assert 0 < max(near) < 0.1
+
+
 @pytest.mark.parametrize("source", [[], ["--simulate", "1", "--corpus", "c"]])
 def test_one_source_is_needed(source, capsys):
     assert main(["train", "t", *source]) == 1

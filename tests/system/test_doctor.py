@@ -181,6 +181,17 @@ def test_a_shutter_that_is_none(services):
     assert "takes Open and Close" in bad(findings)["shutter"].remedy
 
 
+def test_a_table_of_positions(services, hasty):
+    """Green where it is, and with the remedy where it is not."""
+    for prefix, level, told in (
+        ("SIM:STAGE:Pcap1:", "ok", "4 answer, of the right types; disarmed"),
+        ("SIM:STAGE:Pcap2:", "bad", "is beamline.position_table = 'SIM:STAGE:Pcap2:' right?"),
+    ):
+        findings, _ = beamline_findings(changed(services.settings, "beamline", position_table=prefix))
+        (found,) = [finding for finding in findings if finding.name == "position table PVs"]
+        assert (found.level, told in found.what + found.remedy) == (level, True), found
+
+
 def test_where_frames_cannot_go(services, tmp_path):
     findings, _ = beamline_findings(changed(services.settings, "beamline", data_directory=tmp_path / "none"))
     assert "make it, mount it here, or set beamline.data_directory" in bad(findings)["disk of frames"].remedy
