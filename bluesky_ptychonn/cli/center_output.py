@@ -62,16 +62,8 @@ def _asymmetry(image: np.ndarray, center_px: tuple[float, float]) -> np.ndarray:
 
 
 def write_into_settings(path: Path, settings: Settings, bad_pixels: np.ndarray, beam: BeamCenter) -> str:
-    """Put the centre into a settings file and the mask beside it; returns what was done.
-
-    Pixels that the present mask holds stay bad: they may have been found in brighter light.
-    """
-    from bluesky_ptychonn.cli.doctor_checks import read_mask
-
-    before = settings.geometry.bad_pixels_file
-    known = read_mask(before) if before is not None and before.is_file() else None
-    kept = isinstance(known, np.ndarray) and known.shape == bad_pixels.shape
-    mask = known | bad_pixels if isinstance(known, np.ndarray) and kept else bad_pixels
+    """Put the centre into a settings file and the mask beside it; returns what was done."""
+    mask, kept = with_known(bad_pixels, settings)
     file = path.resolve().parent / MASK_FILE
     buffer = io.BytesIO()
     np.save(buffer, mask, allow_pickle=False)
@@ -83,6 +75,20 @@ def write_into_settings(path: Path, settings: Settings, bad_pixels: np.ndarray, 
         f"{path}: geometry.beam_center_px = {center} (was {list(was)}), bad_pixels_file = {MASK_FILE!r} with "
         f"{int(mask.sum())} pixels{', those of the mask before among them' if kept else ''}"
     )
+
+
+def with_known(bad_pixels: np.ndarray, settings: Settings) -> tuple[np.ndarray, bool]:
+    """A mask with the pixels of the present one, and whether there is one that fits.
+
+    They stay bad: they may have been found in brighter light.
+    """
+    from bluesky_ptychonn.cli.doctor_checks import read_mask
+
+    before = settings.geometry.bad_pixels_file
+    known = read_mask(before) if before is not None and before.is_file() else None
+    if isinstance(known, np.ndarray) and known.shape == bad_pixels.shape:
+        return known | bad_pixels, True
+    return bad_pixels, False
 
 
 def change_settings(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:

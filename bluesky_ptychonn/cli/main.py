@@ -26,6 +26,7 @@ COMMANDS = {
     "models": "the model store: list, show, validate, publish through the gate, roll back, import",
     "config": "the settings file: begin one, check it, show what is in force",
     "center": "beam centre and bad pixels from a few frames",
+    "probe-check": "set up a beamline: probe, defocus, centre, mask and orientation from a scan of a test pattern",
     "doctor": "is everything there that a scan needs? read-only, with remedies",
 }
 
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log what happens, not only warnings")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in COMMANDS.items():
-        module = importlib.import_module(f"bluesky_ptychonn.cli.{name}")
+        module = importlib.import_module(f"bluesky_ptychonn.cli.{name.replace('-', '_')}")
         subparser = commands.add_parser(
             name,
             help=purpose,

@@ -11,4 +11,5 @@ detector = eiger = session.detector
 stage = session.stage
 shutter = session.shutter
 edge = session.edge
+monitors = session.monitors
 cat = session.cat

@@ -8,6 +8,8 @@ def ptycho_help():
         "  RE(spiral_ptycho_scan(detector, stage, width_um=2, overlap_ratio=0.85, exposure_s=5e-4, dwell_s=2e-3,\n"
         "                        edge=edge, shutter=shutter))     the phase image grows while it runs\n"
         "  spiral_ptycho_scan?       every argument           fly=False       stop at each point\n"
+        "  RE(probe_check(detector, stage, shutter=shutter, analysis=probe_analysis))\n"
+        "                            probe, centre, mask, orientation; then probe_analysis.accept() writes them\n"
         "  Ctrl-C twice              pause; then RE.abort() or RE.resume()\n"
         "  cat[-1]                   the last run, from Tiled"
         + ("" if cat is not None else " (none: runs are kept in files)")  # noqa: F821 (made in 00-session.py)
