@@ -34,7 +34,7 @@ from typing import Any
 
 from bluesky_ptychonn.cli.interruption import signals_noted
 from bluesky_ptychonn.cli.job_run import JobRun, Preempted, plain
-from bluesky_ptychonn.cli.main import Problem
+from bluesky_ptychonn.cli.job_source import may_pass
 from bluesky_ptychonn.training.loop import jobs
 from bluesky_ptychonn.training.loop.lease import held
 from bluesky_ptychonn.training.loop.submit import WALLTIME
@@ -42,8 +42,6 @@ from bluesky_ptychonn.training.loop.submit import WALLTIME
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 GRACE_S = 60.0
 """Before the end of its walltime a job ends by itself."""
-LASTING = (Problem, ValueError, TypeError, KeyError)
-"""What goes wrong in the same way the next time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +116,7 @@ def _done(job: JobRun) -> dict[str, Any]:
 
         traceback.print_exc()
         told = str(error) or f"it ended with {type(error).__name__}"
-        values = {**about, "ok": False, "reason": told, "transient": not isinstance(error, LASTING)}
+        values = {**about, "ok": False, "reason": told, "transient": may_pass(error)}
     return plain({**values, "seconds": round(time.monotonic() - began_s, 1)})
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_ptychonn.cli.job_models import holding_store
 from bluesky_ptychonn.cli.job_run import JobRun
+from bluesky_ptychonn.io.journal_rows import LIVE_AGAIN
 
 if TYPE_CHECKING:
     from bluesky_ptychonn.core.scan_data import ScanData
@@ -33,7 +34,7 @@ def make_best_live(job: JobRun, scan: "ScanData") -> dict[str, Any]:
     from bluesky_ptychonn.io.model_store import live_version, set_current
 
     path = job.directory / DECISION
-    with holding_store(job):
+    with holding_store(job.store, job.make_room):
         if not path.is_file():
             replace_file(path, json.dumps(_compared(job, scan), indent=1).encode())
         decision = json.loads(path.read_bytes())
@@ -68,7 +69,7 @@ def _compared(job: JobRun, scan: "ScanData") -> dict[str, Any]:
     if able[best] > (1 - GAIN) * able[live]:
         return {**told, "earlier_told": f"{frames} none of {len(able) - 1} earlier versions is better than {live}"}
     why = f"{frames} its residual is {able[best]:.4g}, that of version {live} {able[live]:.4g}"
-    return {**told, "earlier": best, "earlier_told": f"version {best} of an earlier experiment is live again: {why}"}
+    return {**told, "earlier": best, "earlier_told": f"version {best} {LIVE_AGAIN}: {why}"}
 
 
 def _residual(job: JobRun, folder: Path, scan: "ScanData") -> float:

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def offer(
     """
     from bluesky_ptychonn.training.learning.gate import MARGIN, gate
 
-    with holding_store(job):
+    with holding_store(job.store, job.make_room):
         earlier = _offered_before(job)
         if earlier is not None:
             job.say("offered by an earlier attempt")
@@ -191,13 +191,13 @@ def _offered_before(job: JobRun) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def holding_store(job: JobRun) -> Iterator[None]:
+def holding_store(store: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the store, so that no two candidates are compared with the same live model.
 
     Where locks do not reach other machines, the loop hands out one such job at a time.
     """
-    job.store.mkdir(parents=True, exist_ok=True)
-    with open(job.store / STORE_LOCK, "wb") as file:
+    store.mkdir(parents=True, exist_ok=True)
+    with open(store / STORE_LOCK, "wb") as file:
         end_s = time.monotonic() + WAIT_S
         while True:
             try:
@@ -205,9 +205,9 @@ def holding_store(job: JobRun) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end_s:
-                    raise TimeoutError(f"another job has published into {job.store} for {WAIT_S:g} s") from None
+                    raise TimeoutError(f"another job has published into {store} for {WAIT_S:g} s") from None
             except OSError:  # a file system without locks
                 break
             time.sleep(0.2)
-            job.make_room()
+            on_wait()
         yield

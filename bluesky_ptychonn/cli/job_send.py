@@ -15,7 +15,7 @@ SEND_S = 4 * 3600.0
 
 def main() -> int:
     """Send the frames of the folder that is named; exit status 1 if that failed, and the marker says why."""
-    from bluesky_ptychonn.cli.job import LASTING
+    from bluesky_ptychonn.cli.job_source import may_pass
     from bluesky_ptychonn.training.loop import jobs
 
     directory = Path(sys.argv[1])
@@ -27,7 +27,7 @@ def main() -> int:
         traceback.print_exc()
         told = f"its frames cannot be sent: {error or type(error).__name__}"
         marker = {"kind": spec.kind, "key": spec.key, "ok": False, "reason": told}
-        jobs.write_result(directory, {**marker, "transient": not isinstance(error, LASTING)})
+        jobs.write_result(directory, {**marker, "transient": may_pass(error)})
         return 1
 
 

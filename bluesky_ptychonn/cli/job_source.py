@@ -1,7 +1,36 @@
 """A run of the catalog, for a job: written down once with the hashes of its files, and never another one after that."""
 
+import errno
 from pathlib import Path
 from typing import Any
+
+CLIENTS = ("httpx", "httpcore", "tiled")
+"""Packages whose errors come of a catalog, or of the way to it."""
+LASTING = (errno.ENOENT, errno.ENOTDIR)
+
+
+class NotYetError(RuntimeError):
+    """The catalog does not have the whole run; perhaps it will."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what went wrong may be otherwise later by itself: a catalog, a disk or a machine that does not answer.
+
+    Examples
+    --------
+    >>> may_pass(TimeoutError("no answer")), may_pass(FileNotFoundError(errno.ENOENT, "no such file"))
+    (True, False)
+    """
+    from bluesky_ptychonn.io.rsync import NotSetUpError, TransferError
+
+    if isinstance(error, OSError):
+        known = error.errno is not None or isinstance(error, ConnectionError | TimeoutError)
+        return known and error.errno not in LASTING  # HDF5 gives no number for a file that is none
+    if isinstance(error, TransferError):
+        return not isinstance(error, NotSetUpError)
+    if isinstance(error, NotYetError) or type(error).__module__.startswith(CLIENTS):
+        return True
+    return error.__cause__ is not None and may_pass(error.__cause__)
 
 
 def run_for_job(settings: Any, uid: str, path: Path) -> Any:
@@ -27,7 +56,7 @@ def run_for_job(settings: Any, uid: str, path: Path) -> Any:
         If the settings name no catalog.
     ValueError
         If a file of its frames is gone, or is not what it was when the record was written.
-    ConnectionError, RuntimeError
+    ConnectionError, NotYetError
         If the catalog does not answer, or does not have the whole run yet.
     """
     from bluesky_ptychonn.io.run_record import RunOfRecord, read_record, refuse_changed, with_hashes, write_record
@@ -52,7 +81,7 @@ def found_in_catalog(settings: Any, uid: str) -> tuple[Any, dict[str, Any]]:
     ------
     Problem
         If the settings name no catalog.
-    ConnectionError, RuntimeError
+    ConnectionError, NotYetError
         If the catalog does not answer, or does not have the whole run yet.
     """
     from bluesky_ptychonn.cli.main import Problem
@@ -64,15 +93,15 @@ def found_in_catalog(settings: Any, uid: str) -> tuple[Any, dict[str, Any]]:
     except Problem as error:
         if not settings.catalog.uri:
             raise
-        raise RuntimeError(_not_yet(settings, uid)) from error
+        raise NotYetError(_not_yet(settings, uid)) from error
     try:
         if not run.metadata.get("stop"):
-            raise RuntimeError(_not_yet(settings, uid))
+            raise NotYetError(_not_yet(settings, uid))
         return run, record_of(run)
     except OSError:
         raise
     except Exception as error:
-        if not type(error).__module__.startswith(("httpx", "httpcore", "tiled")):
+        if not type(error).__module__.startswith(CLIENTS):
             raise
         raise ConnectionError(f"the catalog {settings.catalog.uri} did not hand out run {uid}: {error}") from error
 

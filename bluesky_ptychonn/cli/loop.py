@@ -1,7 +1,7 @@
 """The loop: after every scan reconstruct, label, judge the live model, train, publish; and lose nothing.
 
     bluesky-ptychonn loop run                     the service, until Ctrl-C; jobs that run go on without it
-    bluesky-ptychonn loop run --once              look once at everything and leave, as for cron
+    bluesky-ptychonn loop run --once              look once at everything, deliver, and leave, as for cron
     bluesky-ptychonn loop status --watch          where every scan stands, as a live table
     bluesky-ptychonn loop show UID                every decision about a scan in one sentence each; also of a training
     bluesky-ptychonn loop pause                   hand out no more jobs; those that run are taken
@@ -86,6 +86,7 @@ def _run(options: argparse.Namespace, settings: Any) -> int:
     import signal
 
     from bluesky_ptychonn.cli.loop_parts import (
+        delivery_of,
         listen_to_edge,
         make_service,
         settings_file_of,
@@ -102,7 +103,10 @@ def _run(options: argparse.Namespace, settings: Any) -> int:
         service = make_service(settings, journal, settings_file_of(options.settings))
         if options.once:
             service.tick(time.time())
-            return 0
+            delivery = delivery_of(settings, journal)
+            delivered = delivery is None or delivery.look()
+            journal.close()
+            return 0 if delivered else 1
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         start_sweep(settings, journal, stop)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bluesky_ptychonn.io.journal_rows import HistoryLine
+from bluesky_ptychonn.io.journal_rows import LIVE_AGAIN, HistoryLine
 
 NUMBER = r"([0-9.]+(?:e[+-]?\d+)?)"
 AFTER = rf"(?:.*?(?:mismatch|,) {NUMBER} after)?"
@@ -14,7 +14,7 @@ PATTERNS = {
     "not trusted": "the reconstruction is not trusted",
     "probe": rf"its probe beside the unchanged network is live as version (\w+){AFTER}",
     "retrained": rf"retrained: version (\w+) is live{AFTER}",
-    "earlier": r"version (\w+) of an earlier experiment is live again",
+    "earlier": rf"version (\w+) {LIVE_AGAIN}",
     "refused": "the retrained model was refused",
     "no training": "the training was given up",
     "suspends": "reconstruction and training are suspended until",

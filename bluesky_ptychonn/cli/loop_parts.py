@@ -12,7 +12,7 @@ from bluesky_ptychonn.io.journal import Journal, JournalError
 from bluesky_ptychonn.training.loop.acknowledge import Acknowledgements, EdgeEar
 from bluesky_ptychonn.training.loop.delivery import Delivery
 from bluesky_ptychonn.training.loop.desk import FolderDesk
-from bluesky_ptychonn.training.loop.handout import Patience
+from bluesky_ptychonn.training.loop.patience import Patience
 from bluesky_ptychonn.training.loop.policy import Terms
 from bluesky_ptychonn.training.loop.service import LoopService
 
@@ -158,12 +158,16 @@ def _sweep(settings: Settings, journal: Journal, stop: threading.Event) -> None:
         stop.wait(SWEEP_AGAIN_S)
 
 
-def start_delivery(settings: Settings, journal: Journal, stop: threading.Event) -> threading.Thread | None:
-    """Keep the edge's own store like the model store, beside the service, where the settings name one."""
+def delivery_of(settings: Settings, journal: Journal) -> Delivery | None:
+    """What keeps the edge's own store like the model store, where the settings name one."""
     loop = settings.loop
     if not loop.edge_store or settings.edge.model is None:
         return None
-    delivery = Delivery(journal, settings.edge.model, loop.edge_store, loop.ssh_config)
-    thread = threading.Thread(target=delivery.run, args=(stop, loop.poll_s), name="delivery", daemon=True)
-    thread.start()
-    return thread
+    return Delivery(journal, settings.edge.model, loop.edge_store, loop.ssh_config)
+
+
+def start_delivery(settings: Settings, journal: Journal, stop: threading.Event) -> None:
+    """Deliver beside the service, again and again."""
+    if delivery := delivery_of(settings, journal):
+        how = {"args": (stop, settings.loop.poll_s), "name": "delivery", "daemon": True}
+        threading.Thread(target=delivery.run, **how).start()

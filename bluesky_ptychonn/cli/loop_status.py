@@ -107,6 +107,10 @@ def headline(status: Mapping[str, Any], now_s: float) -> list[str]:
         lines.append(f"the edge's store {copy['to']} {had}")
         if copy["told"]:
             lines[-1] += f"; IT GETS NO OTHER: {copy['told']}"
+    failing = [row for row in status["scans"] + status["trainings"] if row["outage_s"] is not None]
+    if failing:
+        since, why = clock(min(row["outage_s"] for row in failing)), failing[-1]["sentence"]
+        lines.append(f"IN TROUBLE since {since}: {len(failing)} of them cannot go on: {why}")
     down = status["scheduler"]
     if down:
         lines.append(

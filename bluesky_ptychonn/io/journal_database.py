@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from bluesky_ptychonn.io.journal_rows import SCHEMA, SCHEMA_VERSION, HistoryLine, as_column
+from bluesky_ptychonn.io.journal_rows import FROM_VERSION_1, SCHEMA, SCHEMA_VERSION, HistoryLine, as_column
 
 
 class JournalError(RuntimeError):
@@ -203,13 +203,13 @@ class Database:
     def _prepared(self, db: sqlite3.Connection) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        if _version(db) == 0:
+        if _version(db) in (0, 1):
             with _rolled_back(db):
                 db.execute("BEGIN IMMEDIATE")
-                if _version(db) == 0:  # not made by another process meanwhile
-                    for statement in SCHEMA.strip().split(";\n"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                found = _version(db)  # another process may have changed it meanwhile
+                for statement in {0: SCHEMA.strip().split(";\n"), 1: FROM_VERSION_1}.get(found, ()):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {max(found, SCHEMA_VERSION)}")
                 db.execute("COMMIT")
         if _version(db) != SCHEMA_VERSION:
             raise JournalError(

@@ -20,19 +20,19 @@ STATES = (
 TRAINING_STATES = ("queued", "running", "judged", "published", "refused", "parked")
 UNFINISHED = ("queued", "running", "judged")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = f"""
 CREATE TABLE scans (
     uid TEXT PRIMARY KEY, scan_id INTEGER NOT NULL, started_s REAL NOT NULL, stopped_s REAL, exit_status TEXT NOT NULL,
     start TEXT NOT NULL, state TEXT NOT NULL, sentence TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
     next_check_s REAL NOT NULL DEFAULT 0, job TEXT, mismatch REAL, ssim REAL, residual REAL, trusted INTEGER,
-    live_version TEXT NOT NULL DEFAULT '', published_version TEXT NOT NULL DEFAULT ''
+    live_version TEXT NOT NULL DEFAULT '', published_version TEXT NOT NULL DEFAULT '', outage_s REAL
 ) WITHOUT ROWID;
 CREATE INDEX scans_by_state ON scans (state);
 CREATE TABLE trainings (
     key TEXT PRIMARY KEY, state TEXT NOT NULL, sentence TEXT NOT NULL, requested_s REAL NOT NULL,
     snapshot TEXT NOT NULL DEFAULT '[]', job TEXT, version TEXT NOT NULL DEFAULT '',
-    attempts INTEGER NOT NULL DEFAULT 0, next_check_s REAL NOT NULL DEFAULT 0
+    attempts INTEGER NOT NULL DEFAULT 0, next_check_s REAL NOT NULL DEFAULT 0, outage_s REAL
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX one_training_at_a_time ON trainings ((1)) WHERE state IN {UNFINISHED};
 CREATE TABLE history (
@@ -43,6 +43,8 @@ CREATE INDEX history_by_key ON history (key);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE early_stops (uid TEXT PRIMARY KEY, doc TEXT NOT NULL) WITHOUT ROWID;
 """
+FROM_VERSION_1 = ("ALTER TABLE scans ADD COLUMN outage_s REAL", "ALTER TABLE trainings ADD COLUMN outage_s REAL")
+"""What makes a journal of version 1 one of version 2."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class ScanRow:
     state, sentence : str
         One of `STATES`, and why.
     attempts : int
-        How often its job was submitted.
+        How often its job failed.
     next_check_s : float
         Not looked at before this time, s since 1970.
     job : str or None
@@ -73,6 +75,8 @@ class ScanRow:
         Verdict on its reconstruction; None before there is one.
     live_version, published_version : str
         Model that was live in the scan, and the one that came of it; "" if none.
+    outage_s : float or None
+        Since when its job fails for something that may pass by itself, s since 1970; None if it does not.
     """
 
     uid: str
@@ -92,6 +96,7 @@ class ScanRow:
     trusted: bool | None
     live_version: str
     published_version: str
+    outage_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class TrainingRow:
     version: str
     attempts: int
     next_check_s: float
+    outage_s: float | None = None
 
 
 class HistoryLine(NamedTuple):
@@ -126,6 +132,10 @@ class HistoryLine(NamedTuple):
     old: str
     new: str
     sentence: str
+
+
+LIVE_AGAIN = "of an earlier experiment is live again"
+"""Said of a version, after its name."""
 
 
 SCAN_COLUMNS = tuple(column.name for column in fields(ScanRow))

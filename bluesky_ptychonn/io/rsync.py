@@ -28,6 +28,10 @@ class TransferError(RuntimeError):
     """Files did not get there; a later attempt goes on where this one ended."""
 
 
+class NotSetUpError(TransferError):
+    """There is no rsync, or the other machine is not known, or is another one: a later attempt ends in the same way."""
+
+
 def send(files: Mapping[str, Path], to: str, *, ssh_config: Path | None = None, timeout_s: float) -> None:
     """Copy files and folders into a folder of another machine, and verify by their hashes that they are there.
 
@@ -77,7 +81,7 @@ def _rsync(arguments: list[str], to: str, timeout_s: float) -> str:
             errors="replace",
         )
     except FileNotFoundError as error:
-        raise TransferError(f"nothing is sent to {to}: there is no rsync on this machine; install it") from error
+        raise NotSetUpError(f"nothing is sent to {to}: there is no rsync on this machine; install it") from error
     try:
         told, problems = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -86,7 +90,8 @@ def _rsync(arguments: list[str], to: str, timeout_s: float) -> str:
         process.kill()  # its ssh ends with it
         process.wait()
     if process.returncode:
-        raise TransferError(_reason(problems, to, process.returncode))
+        kind = NotSetUpError if any(text in problems for text in HOST_KEY) else TransferError
+        raise kind(_reason(problems, to, process.returncode))
     return told
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from bluesky_ptychonn.io.journal import Journal
 from bluesky_ptychonn.training.loop.faults import VARIABLE, Fault
-from bluesky_ptychonn.training.loop.handout import Ending, NotTakenError, Patience
+from bluesky_ptychonn.training.loop.handout import Ending, NotTakenError
+from bluesky_ptychonn.training.loop.patience import Patience
 from bluesky_ptychonn.training.loop.policy import FINAL, Terms
 from bluesky_ptychonn.training.loop.service import LoopService
 
@@ -33,7 +34,8 @@ class FakeDesk:
 
     ``how(kind, key, number)`` says how a submission goes: ``ok``, ``vanish`` (killed, no marker), ``hang`` (never
     ends), ``zombie`` (nor by being cancelled), ``forgotten`` (by the scheduler, after 10 s; it goes on), ``late``
-    (marker 8 s after its end), ``too late`` (after 100 s), ``fail`` (marker with ok false), ``preempt``.
+    (marker 8 s after its end), ``too late`` (after 100 s), ``fail`` (marker with ok false), ``outage`` (such a one that
+    says that it may pass), ``preempt``.
     """
 
     work: Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
@@ -116,8 +118,9 @@ class FakeDesk:
             if job.state == "alive" and now_s >= job.ends_s and job.how not in ("hang", "zombie"):
                 job.state = "gone"
                 name = (job.kind, job.key)
-                if job.how == "fail":
-                    self.markers[name] = {"kind": job.kind, "key": job.key, "ok": False, "reason": "disk full"}
+                if job.how in ("fail", "outage"):
+                    told = {"ok": False, "reason": "disk full", "transient": job.how == "outage"}
+                    self.markers[name] = {"kind": job.kind, "key": job.key, **told}
                 elif job.how not in ("vanish", "preempt"):
                     delay = {"late": 8.0, "too late": 100.0}.get(job.how, 0.0)
                     self.late.append((now_s + delay, name, job))
@@ -201,6 +204,10 @@ class World:
 
     def state(self, uid: str) -> str:
         return self.journal.scan(uid).state
+
+    def key_of(self, kind: str, uid: str) -> str:
+        """Key of the newest job of a kind for a scan."""
+        return self.journal.trainings()[-1].key if kind == "train" else uid
 
     def told(self, uid: str) -> str:
         return " | ".join(line.sentence for line in self.journal.history(uid))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bluesky_ptychonn.training.loop import jobs
+from bluesky_ptychonn.training.loop import jobs, transfer
 from bluesky_ptychonn.training.loop.handout import Ending, NotTakenError
 from bluesky_ptychonn.training.loop.lease import sign_of_life
 from bluesky_ptychonn.training.loop.runner import Resources, Runner, RunnerError
@@ -64,7 +64,9 @@ class FolderDesk:
         """See `handout.Desk`."""
         folder = self._folder(kind, key)
         with _disk():
-            attempts = jobs.attempts(folder)
+            attempts, sends = jobs.attempts(folder), transfer.was_last(folder)
+        if sends:
+            return Ending(f"the transfer of its frames was ended before it was done; see {folder / transfer.LOG}")
         where = f"see {folder / jobs.LOG}"
         if not attempts:
             return Ending(f"it never began; see {folder / jobs.LAUNCH}")

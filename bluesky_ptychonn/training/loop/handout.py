@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
+from bluesky_ptychonn.training.loop import outcomes
 from bluesky_ptychonn.training.loop.faults import fault
+from bluesky_ptychonn.training.loop.patience import LONGEST_S, Patience, is_due
+from bluesky_ptychonn.training.loop.policy import Decision, Terms
 from bluesky_ptychonn.training.loop.transfer import TRANSFER
 from bluesky_ptychonn.training.loop.work import Work
 
@@ -17,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 SCHEDULER = "scheduler"
 """Fact: how often in a row the scheduler took no job (``errors``), what it said, and when it is asked again."""
-LONGEST_S = 600.0
 TAKEN = "taken"
 SILENT_S = 86400.0
 REFUSED_AT_MOST = 150
@@ -72,35 +74,6 @@ class Ending(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long something is waited for, s.
-
-    Parameters
-    ----------
-    job_s : float
-        From handing a job out to its result; then it is cancelled.
-    marker_s : float
-        For the marker of a job that is gone, or for a sign of life: file systems show them late.
-    cancel_s : float
-        For a job that was cancelled to be gone.
-    again_s : float
-        Before the second attempt; three times that before each further one.
-    ask_s : float
-        Between two questions to the scheduler about one job.
-    """
-
-    job_s: float = 90000.0
-    marker_s: float = 15.0
-    cancel_s: float = 120.0
-    again_s: float = 5.0
-    ask_s: float = 2.0
-
-    def before_attempt(self, failures: int) -> float:
-        """Wait after so many failures, s."""
-        return min(self.again_s * 3.0 ** max(failures - 1, 0), LONGEST_S)
-
-
-@dataclass(frozen=True)
 class Job:
     """What the journal's column ``job`` says.
 
@@ -136,10 +109,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of a job: its result, or why the attempt failed, or neither; idle if none is handed out."""
+    """What became of a job: its result, or why the attempt failed, or neither; idle if none is handed out.
+
+    A failure is transient where the job said that it may pass by itself.
+    """
 
     result: Mapping[str, Any] | None = None
     failure: str = ""
+    transient: bool = False
     idle: bool = False
 
 
@@ -175,7 +152,8 @@ class HandOut:
         if job is None:
             return Seen(idle=True)
         if result is not None:
-            return Seen(failure=str(result.get("reason") or "the job gave no reason"))
+            reason = str(result.get("reason") or "the job gave no reason")
+            return Seen(failure=reason, transient=result.get("transient") is True)
         if job.phase == "submitting":
             return self._found_again(work, job, now_s)
         return self._alive_or_not(work, job, now_s)
@@ -283,7 +261,7 @@ class HandOut:
             fault(10)
         job = Job(kind, "submitting", self.desk.submitted(kind, work.key))
         handed = {"job": str(job), "next_check_s": now_s + self.patience.job_s}
-        if not work.hand_out(to, sentence, facts or {}, {**(columns or {}), **handed}):
+        if not work.move_once(to, sentence, facts=facts, columns={**(columns or {}), **handed}):
             return ""
         fault(2)
         try:
@@ -297,6 +275,16 @@ class HandOut:
         fault(4)
         return ""
 
+    def after(self, work: Work, failed: Seen, terms: Terms, now_s: float) -> Decision:
+        """What becomes of work whose job failed: ``again``, with the columns that say when, or ``parked``."""
+        if not failed.transient:
+            attempts = work.attempts + 1
+            again_s = now_s + self.patience.before_attempt(attempts)
+            return outcomes.after_failure(attempts, terms, failed.failure, again_s)
+        since_s = now_s if work.outage_s is None else min(work.outage_s, now_s)
+        again_s = now_s + self.patience.in_outage(now_s - since_s)
+        return outcomes.after_outage(since_s, since_s + self.patience.outage_s, failed.failure, now_s, again_s)
+
     def _not_taken(self, work: Work, down: Mapping[str, Any], told: str, now_s: float) -> str:
         errors = int(down.get("errors", 0)) + 1
         again_s = now_s + min(self.patience.again_s * 2.0 ** min(errors - 1, 20), LONGEST_S)
@@ -304,8 +292,3 @@ class HandOut:
         work.amend(job=None, next_check_s=again_s)
         logger.warning("no job can be handed out (%d in a row): %s", errors, told)
         return f"nobody took the job, {errors} times in a row: {told}" if errors >= REFUSED_AT_MOST else ""
-
-
-def is_due(next_check_s: float, now_s: float, longest_s: float) -> bool:
-    """Whether a time has come; one that is further off than it can be was written before the clock was set back."""
-    return now_s >= next_check_s or next_check_s > now_s + longest_s

@@ -84,7 +84,23 @@ def after_failure(attempts: int, terms: Terms, reason: str, again_s: float) -> D
     if attempts >= terms.attempts:
         return Decision("parked", f"given up after {attempts} attempts: {reason}")
     told = f"attempt {attempts} of {terms.attempts} failed: {reason}; the next one at {clock(again_s)}"
-    return Decision("again", told, columns={"attempts": attempts, "next_check_s": again_s})
+    return Decision("again", told, columns={"attempts": attempts, "next_check_s": again_s, "outage_s": None})
+
+
+def after_outage(since_s: float, until_s: float, reason: str, now_s: float, again_s: float) -> Decision:
+    """The same for a job that failed for something that may pass by itself: no attempt is used up, but not for ever.
+
+    Parameters
+    ----------
+    since_s, until_s : float
+        First failure of this kind in a row, and when it is given up; the sentence is the same until then.
+    reason : str
+    now_s, again_s : float
+    """
+    if now_s >= until_s:
+        return Decision("parked", f"given up after {(now_s - since_s) / 3600:.2g} h in which it did not pass: {reason}")
+    told = f"{reason}; that may pass by itself, so it is tried until {clock(until_s)} and no attempt is used up"
+    return Decision("again", told, columns={"outage_s": since_s, "next_check_s": again_s})
 
 
 def retried(row: ScanRow, terms: Terms) -> Decision:
@@ -95,7 +111,7 @@ def retried(row: ScanRow, terms: Terms) -> Decision:
     ValueError
         If there is nothing to try again.
     """
-    fresh: dict[str, Any] = {"attempts": 0, "next_check_s": 0.0, "job": None}
+    fresh: dict[str, Any] = {"attempts": 0, "next_check_s": 0.0, "job": None, "outage_s": None}
     if row.state not in FINAL:
         raise ValueError(f"scan {row.scan_id} is {row.state} ({row.sentence}); only what has ended is tried again")
     if row.trusted and (row.mismatch is None or row.mismatch >= terms.mismatch):

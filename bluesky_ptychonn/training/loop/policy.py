@@ -45,7 +45,7 @@ class Terms:
     first_scans: int = 2
     mismatch: float = 0.10
     suspend_s: float = 3600.0
-    residual_drift: float = 0.15
+    residual_drift: float = 0.25
     attempts: int = 3
 
 
@@ -164,7 +164,7 @@ def _for_a_new_scan(row: ScanRow, rows: Sequence[ScanRow], standing: Standing, t
         told = f"{until}; its residual {row.residual:.4g} is what the next ones are compared with"
         return Decision("suspended", told, facts={"reference": remember})
     rise = row.residual / max(reference, 1e-12) - 1
-    told = f"its residual {row.residual:.4g} is {_as_rise(rise)} that of the last check, {reference:.4g}"
+    told = f"its residual {row.residual:.4g} is {_as_rise(rise, terms)} that of the last check, {reference:.4g}"
     if rise > terms.residual_drift:
         alarm = {"uid": row.uid, "suspended_until_s": until_s}
         return Decision(
@@ -184,7 +184,7 @@ def judge(row: ScanRow, rows: Iterable[ScanRow], terms: Terms, now_s: float) -> 
     if row.mismatch is None:
         return Decision("training", "no model of the store is live, so a training is asked for")
     newest = not any(_is_evidence(other) and _before(row, other) for other in rows)
-    found = f"mismatch {row.mismatch:.3f}"
+    found = f"mismatch {beside(row.mismatch, terms.mismatch)}"
     if row.mismatch >= terms.mismatch:
         told = f"{found} is {terms.mismatch:g} or more: a training on the whole corpus is asked for"
         return Decision("training", told, facts={"suspended_until_s": None, "alarm": {}} if newest else {})
@@ -221,6 +221,19 @@ def clock(time_s: float) -> str:
     return time.strftime("%d %b %H:%M:%S", time.localtime(time_s))
 
 
+def beside(value: float, limit: float, *, decimals: int = 3) -> str:
+    """A number with as many decimals as it needs to stand on its own side of a limit.
+
+    Examples
+    --------
+    >>> beside(0.0312, 0.1), beside(0.09998, 0.1), beside(0.1, 0.1)
+    ('0.031', '0.09998', '0.100')
+    """
+    sides = (value < limit, value > limit)
+    texts = (f"{value:.{number}f}" for number in range(decimals, 18))
+    return next((text for text in texts if (float(text) < limit, float(text) > limit) == sides), repr(value))
+
+
 def _before(row: ScanRow, other: ScanRow) -> bool:
     return (row.started_s, row.scan_id, row.uid) < (other.started_s, other.scan_id, other.uid)
 
@@ -234,5 +247,8 @@ def _is_evidence(row: ScanRow) -> bool:
     return row.trusted is True and row.mismatch is not None and row.state not in ("labelled", "reconstructing")
 
 
-def _as_rise(rise: float) -> str:
-    return "about" if abs(rise) < 0.005 else f"{abs(rise):.0%} {'above' if rise > 0 else 'below'}"
+def _as_rise(rise: float, terms: Terms) -> str:
+    if abs(rise) < 0.005:
+        return "about"
+    percent = beside(100 * rise, 100 * terms.residual_drift, decimals=0)
+    return f"{percent.lstrip('-')}% {'above' if rise > 0 else 'below'}"

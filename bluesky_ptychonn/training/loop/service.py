@@ -9,21 +9,11 @@ import time
 from collections.abc import Callable
 
 from bluesky_ptychonn.io.journal import Journal, JournalError
-from bluesky_ptychonn.io.journal_rows import ScanRow
+from bluesky_ptychonn.io.journal_rows import ScanRow, TrainingRow
 from bluesky_ptychonn.training.loop import outcomes, policy
 from bluesky_ptychonn.training.loop.faults import fault
-from bluesky_ptychonn.training.loop.handout import (
-    LONGEST_S,
-    SCHEDULER,
-    TAKEN,
-    Desk,
-    HandOut,
-    Job,
-    NotTakenError,
-    Patience,
-    Seen,
-    is_due,
-)
+from bluesky_ptychonn.training.loop.handout import SCHEDULER, TAKEN, Desk, HandOut, Job, NotTakenError, Seen
+from bluesky_ptychonn.training.loop.patience import LONGEST_S, Patience, is_due
 from bluesky_ptychonn.training.loop.policy import Decision, Standing, Terms
 from bluesky_ptychonn.training.loop.trainings import Trainings
 from bluesky_ptychonn.training.loop.work import Work
@@ -35,6 +25,8 @@ OPEN = ("running", "received", "reconstructing", "labelled", "parked")
 KIND_IN = {"received": "residual", "reconstructing": "scan", "labelled": "probe", "parked": "scan"}
 """Kind of job that a scan has in a state."""
 STATE_WITH = {"residual": "received", "scan": "reconstructing", "probe": "labelled"}
+AT_REST = {"next_check_s": 0.0, "outage_s": None}
+"""Columns of a scan that waits for nothing."""
 JUMP_S = 30.0
 """Difference to the clock which is never set, from which on the other one was."""
 
@@ -66,7 +58,7 @@ class LoopService:
         at_once: int = 1,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._journal, self._desk, self._terms, self._patience = journal, desk, terms, patience
+        self._journal, self._desk, self._terms = journal, desk, terms
         self._jobs = HandOut(desk, patience, journal.fact, journal.set_fact)
         self._trainings = Trainings(journal, self._jobs, terms)
         self._at_once, self._monotonic = at_once, monotonic
@@ -114,7 +106,7 @@ class LoopService:
         if seen.result is not None:
             self._take(work, row, seen)
         elif seen.failure:
-            self._failed(work, row, seen.failure, now_s)
+            self._failed(work, row, seen, now_s)
         elif seen.idle and is_due(row.next_check_s, now_s, LONGEST_S):
             self._decide(work, row, now_s)
 
@@ -129,7 +121,7 @@ class LoopService:
             decision = outcomes.after_reconstruction(row, result, standing_of(self._journal))
         fault(5)
         job = None if kind == "scan" else str(Job(kind, TAKEN))
-        self._move(work, decision, job=job, next_check_s=0.0)
+        self._move(work, decision, job)
         fault(6)
 
     def _decide(self, work: Work, row: ScanRow, now_s: float) -> None:
@@ -143,7 +135,7 @@ class LoopService:
             self._start(work, row, decision, standing, now_s)
         elif decision.what != "wait":
             fault(7)
-            self._move(work, decision, job=None, next_check_s=0.0)
+            self._move(work, decision, None)
             fault(8)
 
     def _has_probe(self, row: ScanRow) -> bool:
@@ -158,33 +150,32 @@ class LoopService:
         if standing.paused or len(busy) >= self._at_once:
             return
         kind, to = decision.what, STATE_WITH[decision.what]
-        afresh = {} if to == row.state else {"attempts": 0}
+        afresh = {} if to == row.state else {"attempts": 0, "outage_s": None}
+        told = decision.sentence if afresh or row.outage_s is None else row.sentence
         why = self._jobs.submit(
-            work, kind, to, decision.sentence, now_s, facts=decision.facts, columns=afresh, options=decision.options
+            work, kind, to, told, now_s, facts=decision.facts, columns=afresh, options=decision.options
         )
         if why:
             self._give_up(work, kind, why)
 
-    def _failed(self, work: Work, row: ScanRow, reason: str, now_s: float) -> None:
-        attempts = row.attempts + 1
-        again_s = now_s + self._patience.before_attempt(attempts)
-        decision = outcomes.after_failure(attempts, self._terms, reason, again_s)
+    def _failed(self, work: Work, row: ScanRow, seen: Seen, now_s: float) -> None:
+        decision = self._jobs.after(work, seen, self._terms, now_s)
         if decision.what == "parked":
             self._give_up(work, KIND_IN[row.state], decision.sentence)
         else:
-            work.move(row.state, decision.sentence, columns={"job": None, **decision.columns})
+            work.move_once(row.state, decision.sentence, columns={"job": None, **decision.columns})
         fault(9)
 
     def _give_up(self, work: Work, kind: str, reason: str) -> None:
         """Park a scan; one that only lacks its probe's version goes on without."""
         if kind == "probe":
-            taken = {"job": str(Job(kind, TAKEN)), "next_check_s": 0.0}
+            taken = {"job": str(Job(kind, TAKEN)), **AT_REST}
             work.move("labelled", f"its probe was {reason}", columns=taken)
         else:
-            work.move("parked", reason, columns={"job": None, "next_check_s": 0.0})
+            work.move("parked", reason, columns={"job": None, **AT_REST})
 
-    def _move(self, work: Work, decision: Decision, **columns: object) -> None:
-        columns |= decision.columns
+    def _move(self, work: Work, decision: Decision, job: str | None) -> None:
+        columns = {"job": job, **AT_REST, **decision.columns}
         if work.move(decision.what, decision.sentence, facts=decision.facts, columns=columns):
             logger.info("run %s: %s: %s", work.key[:8], decision.what, decision.sentence)
             self._told.pop(work.key, None)
@@ -218,7 +209,7 @@ class LoopService:
             return
         except ValueError:
             pass  # nothing can have that name
-        self._failed(Work(self._journal, row, self._forget), row, reason, now_s)
+        self._failed(Work(self._journal, row, self._forget), row, Seen(failure=reason), now_s)
 
     def _follow_the_clock(self, now_s: float) -> None:
         """If the system's clock was set, set what was to happen with it."""
@@ -231,16 +222,22 @@ class LoopService:
         logger.warning("the clock was set by %+.0f s; what is waited for is moved with it", jump_s)
         with self._journal.transaction():
             for row in self._journal.scans(OPEN):
-                if row.next_check_s:
-                    self._journal.amend(row.uid, next_check_s=row.next_check_s + jump_s)
+                if times := _moved_by(jump_s, row):
+                    self._journal.amend(row.uid, **times)
             training = self._journal.unfinished_training()
-            if training is not None and training.next_check_s:
-                self._journal.amend_training(training.key, next_check_s=training.next_check_s + jump_s)
+            if training is not None and (times := _moved_by(jump_s, training)):
+                self._journal.amend_training(training.key, **times)
             until_s, down = self._journal.fact("suspended_until_s"), self._journal.fact(SCHEDULER)
             if until_s is not None:
                 self._journal.set_fact("suspended_until_s", until_s + jump_s)
             if down:
                 self._journal.set_fact(SCHEDULER, {**down, "again_s": down["again_s"] + jump_s})
+
+
+def _moved_by(jump_s: float, row: ScanRow | TrainingRow) -> dict[str, float]:
+    """Times of a row, as far as it has some, on a clock that was set."""
+    times = {"next_check_s": row.next_check_s, "outage_s": row.outage_s}
+    return {name: time_s + jump_s for name, time_s in times.items() if time_s}
 
 
 def standing_of(journal: Journal) -> Standing:

@@ -7,7 +7,8 @@ from bluesky_ptychonn.io.journal import Journal
 from bluesky_ptychonn.io.journal_rows import ScanRow, TrainingRow
 from bluesky_ptychonn.training.loop import outcomes
 from bluesky_ptychonn.training.loop.faults import fault
-from bluesky_ptychonn.training.loop.handout import LONGEST_S, HandOut, is_due
+from bluesky_ptychonn.training.loop.handout import HandOut, Seen
+from bluesky_ptychonn.training.loop.patience import LONGEST_S, is_due
 from bluesky_ptychonn.training.loop.policy import Decision, Terms
 from bluesky_ptychonn.training.loop.work import Work
 
@@ -41,7 +42,7 @@ class Trainings:
         if seen.result is not None:
             self._take(row, work, seen.result)
         elif seen.failure:
-            self.failed(row, seen.failure, now_s)
+            self._failed(row, work, seen, now_s)
         elif seen.idle and not paused and is_due(row.next_check_s, now_s, LONGEST_S):
             self._start(row, work, now_s)
 
@@ -61,7 +62,9 @@ class Trainings:
         answers = {"key": row.key, "runs": [scan.uid for scan in waiting]}
         facts = {} if self._journal.fact(ANSWERS) == answers else {ANSWERS: answers}
         told = f"a training on the whole corpus, asked for by {_names(waiting)}"
-        if row.attempts:
+        if row.outage_s is not None:
+            told = row.sentence
+        elif row.attempts:
             told += f"; attempt {row.attempts + 1} of {self._terms.attempts}"
         why = self._jobs.submit(work, "train", "running", told, now_s, facts=facts, options={"runs": answers["runs"]})
         if why:
@@ -73,28 +76,24 @@ class Trainings:
         version = str(result.get("version") or "") if result.get("published") else ""
         told = f"version {version} is live" if version else str(result.get("reason") or "the gate gave no reason")
         snapshot = result.get("snapshot")
-        columns: dict[str, Any] = {"job": None, "version": version}
+        columns: dict[str, Any] = {"job": None, "version": version, "outage_s": None}
         if isinstance(snapshot, list):
             columns["snapshot"] = [str(name) for name in snapshot]
         work.move("published" if version else "refused", told, columns=columns)
         fault(15)
 
-    def failed(self, row: TrainingRow, reason: str, now_s: float) -> None:
-        """Count an attempt that failed; try again later, or give up."""
-        attempts = row.attempts + 1
-        again_s = now_s + self._jobs.patience.before_attempt(attempts)
-        decision = outcomes.after_failure(attempts, self._terms, reason, again_s)
+    def _failed(self, row: TrainingRow, work: Work, seen: Seen, now_s: float) -> None:
+        """Try again later, or give up."""
+        decision = self._jobs.after(work, seen, self._terms, now_s)
         if decision.what == "parked":
             self._give_up(row, decision.sentence)
         else:
-            self._journal.move_training(
-                row.key, "queued", decision.sentence, expect=row.state, job=None, **decision.columns
-            )
+            work.move("queued", decision.sentence, columns={"job": None, **decision.columns})
             fault(9)
 
     def _give_up(self, row: TrainingRow, reason: str) -> None:
         self._answer(row, lambda scan: outcomes.without_training(scan, f"the training was {reason}"))
-        self._journal.move_training(row.key, "parked", reason, expect=row.state, job=None)
+        self._journal.move_training(row.key, "parked", reason, expect=row.state, job=None, outage_s=None)
         fault(15)
 
     def _answer(self, row: TrainingRow, decide: Callable[[ScanRow], Decision]) -> None:

@@ -88,6 +88,11 @@ class SendingRunner:
         return native
 
 
+def was_last(directory: Path) -> bool:
+    """Whether a transfer was begun after which no job was handed on."""
+    return (directory / STEP).exists() and not submitted(directory)
+
+
 def _noted(directory: Path) -> str:
     """Native id of the last step; "" if there was none."""
     try:

@@ -29,6 +29,8 @@ class Work:
         How many failed so far.
     next_check_s : float
         With a job: when it has had its time; without one: before when none is handed out.
+    outage_s : float or None
+        Since when its job fails for something that may pass by itself.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Work:
     ) -> None:
         self._journal, self._on_change = journal, on_change
         self.job, self.attempts, self.next_check_s = row.job, row.attempts, row.next_check_s
+        self.outage_s = row.outage_s
         self._state, self._sentence = row.state, row.sentence
         self.start: Mapping[str, Any] = {}
         if isinstance(row, ScanRow):
@@ -68,8 +71,10 @@ class Work:
                     self._journal.set_fact(name, value)
         return moved
 
-    def hand_out(self, to: str, sentence: str, facts: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
-        """Write down that a job is being handed out; as `move`, but what is said already is not said again."""
+    def move_once(
+        self, to: str, sentence: str, *, facts: Mapping[str, Any] | None = None, columns: Mapping[str, Any]
+    ) -> bool:
+        """As `move`, but what is said already is not said again."""
         if (to, sentence) == (self._state, self._sentence) and not facts:
             self.amend(**columns)
             return True

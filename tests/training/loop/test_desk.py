@@ -4,7 +4,7 @@ import pytest
 from loop_world import PATIENCE, T0
 
 from bluesky_ptychonn.io.journal import Journal
-from bluesky_ptychonn.training.loop import jobs
+from bluesky_ptychonn.training.loop import jobs, transfer
 from bluesky_ptychonn.training.loop.desk import FolderDesk
 from bluesky_ptychonn.training.loop.handout import NotTakenError
 from bluesky_ptychonn.training.loop.policy import Terms
@@ -95,6 +95,12 @@ def test_how_a_job_ended(desk, runner):
     desk.submit("scan", UID, START, {})
     folder = runner.folders[0]
     assert "never began" in desk.ending("scan", UID).reason
+    (folder / transfer.STEP).write_text("{}")
+    assert "never began" in desk.ending("scan", UID).reason  # the frames arrived, and the job was handed on
+    jobs.note_native(folder, "")
+    told = f"the transfer of its frames was ended before it was done; see {folder / 'transfer.txt'}"
+    assert desk.ending("scan", UID).reason == told
+    jobs.note_native(folder, "1")
     jobs.end_attempt(folder, jobs.begin_attempt(folder), jobs.PREEMPTED, "told to make room")
     assert desk.ending("scan", UID).preempted
     jobs.end_attempt(folder, jobs.begin_attempt(folder), 1, "No space left on device")

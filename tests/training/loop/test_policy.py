@@ -1,6 +1,7 @@
 """The policy alone: tables, and laws for any journal."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,13 @@ def what(row, standing=None, terms=TERMS, rows=FIRST, now_s=NOW, **more):
     return decide(row, [*rows, row], standing or Standing(), terms, now_s, **more)
 
 
+@pytest.mark.parametrize("mismatch", [0.0996, 0.09999999, 0.1, 0.1000001, 0.0312, 0.31])
+def test_a_mismatch_is_told_with_as_many_digits_as_the_comparison_needs(mismatch):
+    told = judge(scan(state="labelled", mismatch=mismatch, trusted=True), FIRST, TERMS, NOW).sentence
+    number, below = re.match(r"mismatch ([0-9.]+) is (below 0.1|0.1 or more)", told).groups()
+    assert (float(number) < 0.1) == (mismatch < 0.1) == (below == "below 0.1")
+
+
 # a new scan
 
 
@@ -66,8 +74,8 @@ def what(row, standing=None, terms=TERMS, rows=FIRST, now_s=NOW, **more):
         (scan(), SUSPENDED, "residual"),
         (scan(residual=0.21), SUSPENDED, "suspended"),
         (scan(residual=0.15), SUSPENDED, "suspended"),
-        (scan(residual=0.2299), SUSPENDED, "suspended"),
-        (scan(residual=0.2301), SUSPENDED, "scan"),
+        (scan(residual=0.2499), SUSPENDED, "suspended"),
+        (scan(residual=0.2501), SUSPENDED, "scan"),
         (scan(residual=0.9), replace(SUSPENDED, reference={}), "suspended"),
         (scan(residual=0.21), replace(SUSPENDED, suspended_until_s=NOW - 1), "scan"),
         (scan(residual=0.21), replace(SUSPENDED, suspended_until_s=NOW), "scan"),
@@ -309,7 +317,8 @@ def test_figures_of_the_gate_are_told_as_far_as_it_has_them():
 
 def test_attempts_are_counted_and_capped():
     assert [after_failure(number, TERMS, "x", NOW).what for number in (1, 2, 3, 4)] == ["again"] * 2 + ["parked"] * 2
-    assert after_failure(1, TERMS, "disk full", NOW + 9).columns == {"attempts": 1, "next_check_s": NOW + 9}
+    columns = {"attempts": 1, "next_check_s": NOW + 9, "outage_s": None}
+    assert after_failure(1, TERMS, "disk full", NOW + 9).columns == columns
     assert "disk full" in after_failure(3, TERMS, "disk full", NOW).sentence
 
 

@@ -80,7 +80,7 @@ def test_killed_at_any_place_it_goes_on_to_the_same_end(tmp_path, unspoiled, num
 
 
 EXAMPLES = int(os.environ.get("LOOP_EXAMPLES", "25"))
-HOW = st.sampled_from(["ok"] * 6 + ["vanish", "hang", "late", "too late", "fail", "preempt"])
+HOW = st.sampled_from(["ok"] * 6 + ["vanish", "hang", "late", "too late", "fail", "outage", "preempt"])
 
 
 @pytest.mark.timeout(600)

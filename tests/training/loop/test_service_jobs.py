@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 from loop_experiment import DRIFTED, EXPERIMENT, NEW, OLD, play
-from loop_world import PATIENCE, Sample, World
+from loop_world import PATIENCE, SECONDS, T0, Sample, World
 
 from bluesky_ptychonn.training.loop import handout
 from bluesky_ptychonn.training.loop.policy import Terms
@@ -44,6 +44,63 @@ def test_attempts_are_spaced(tmp_path):
     waits = [later - 60 - earlier for earlier, later in pairwise(ends)]
     assert 5 <= waits[0] < 5 + 9
     assert 15 <= waits[1] < 15 + 9
+
+
+@pytest.mark.parametrize("kind", ["scan", "residual", "probe", "train"])
+def test_what_may_pass_by_itself_is_tried_for_hours_and_uses_up_no_attempt(tmp_path, kind):
+    ends_s = T0 + 3 * 3600
+
+    def how(asked, key, number):
+        if asked == kind and world.now_s < ends_s:
+            return "outage"
+        return "fail" if asked == kind and len(real) < 2 and not real.append(number) else "ok"
+
+    real = []
+    world = World(tmp_path, Sample(), terms=Terms(suspend_s=86400.0), how=how)
+    scans = [OLD, OLD, OLD] if kind == "residual" else [DRIFTED]
+    uids = play(world, [(about, "") for about in scans])
+    assert world.state(uids[-1]) == ("suspended" if kind == "residual" else "published")
+    jobs = [job for job in world.desk.jobs.values() if job.kind == kind and job.key == world.key_of(kind, uids[-1])]
+    assert [job.how for job in jobs][-3:] == ["fail", "fail", "ok"]
+    waits = [later.ends_s - SECONDS[kind] - earlier.ends_s for earlier, later in pairwise(jobs[:-3])]
+    assert waits[0] < 5 + 9
+    assert all(1.2 * before <= after + 9 for before, after in pairwise(waits) if before < 300), waits
+    assert max(waits) < 600 + 9
+    assert 12 < len(jobs) < 40
+    last = [row for row in (*world.journal.scans(), *world.journal.trainings()) if row.outage_s is not None]
+    assert not last
+    told = [line.sentence for line in world.journal.history(jobs[0].key) if "may pass by itself" in line.sentence]
+    assert len(set(told)) == 1
+    assert kind == "train" or len(told) == 1, "hours of an outage are not told every time"
+
+
+@pytest.mark.parametrize("kind", ["scan", "train"])
+def test_what_does_not_pass_within_a_day_is_given_up(tmp_path, kind):
+    world = World(tmp_path, Sample(), how=lambda asked, key, number: "outage" if asked == kind else "ok")
+    uid = world.scan(**NEW)
+    world.settle(limit_s=2 * 86400, every_s=60)
+    assert 86400 < world.now_s - T0 < 86400 + 2000
+    assert world.state(uid) == ("parked" if kind == "scan" else "validated")
+    assert "given up after 24 h in which it did not pass: disk full" in world.told(uid)
+    assert world.journal.scan(uid).outage_s is None
+
+
+def test_an_outage_goes_on_in_a_service_that_is_started_again_and_on_a_clock_that_is_set(tmp_path):
+    world = World(tmp_path, Sample(), how=lambda kind, key, number: "outage")
+    uid = world.scan(**OLD)
+    for _ in range(400):
+        world.tick()
+    row = world.journal.scan(uid)
+    assert row.outage_s < T0 + 70
+    world.restart()
+    world.tick()
+    world.set_by_s = -86400 * 3
+    for _ in range(400):
+        world.tick()
+    assert world.journal.scan(uid).outage_s == pytest.approx(row.outage_s - 86400 * 3, abs=1)
+    world.desk.how = lambda kind, key, number: "ok"
+    world.settle(limit_s=1500)
+    assert world.state(uid) == "validated"
 
 
 def test_a_marker_which_comes_after_the_scan_was_given_up_is_believed(tmp_path):
