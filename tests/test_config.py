@@ -96,6 +96,15 @@ def test_the_loop_takes_what_its_commands_take():
     assert set(get_args(fields["recipe"].annotation)) == set(RECIPES)
 
 
+def test_every_setting_says_what_it_means():
+    """What `config init`, an error and the reference page show of it."""
+    for table, field in Settings.model_fields.items():
+        section = field.annotation
+        assert (section.__doc__ or "").strip(), table
+        silent = [key for key, setting in section.model_fields.items() if not (setting.description or "").strip()]
+        assert silent == [], f"[{table}]"
+
+
 def test_the_variable_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("BLUESKY_PTYCHONN_SETTINGS", str(written(tmp_path, "[geometry]\nenergy_kev = 12.4\n")))
     assert load_settings().geometry.energy_kev == 12.4

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from bluesky.callbacks.core import make_class_safe
 from event_model import DocumentRouter
 from event_model.documents import EventDescriptor, EventPage, RunStart, RunStop
 
 from bluesky_ptychonn.callbacks.picture import save_picture
+from bluesky_ptychonn.core.beam import with_flux
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, as_message
 from bluesky_ptychonn.io.ntndarray import read_image
 from bluesky_ptychonn.io.pva import PvaChannel
@@ -60,6 +62,7 @@ class LiveImage(DocumentRouter):
     def _forget(self) -> None:
         self._streams: dict[str, str] = {}
         self._captured: dict[str, list[Any]] = {}
+        self._flux: dict[str, list[float]] = {}
         self._told_end = False
 
     # documents
@@ -79,6 +82,9 @@ class LiveImage(DocumentRouter):
         if stream == "positions":
             for key, values in doc["data"].items():
                 self._captured.setdefault(key, []).extend(values)
+        elif stream == "flux":
+            for key in ("trigger_index", "flux"):
+                self._flux.setdefault(key, []).extend(doc["data"].get(key, ()))
         elif stream == "counters":
             self._tell_end({key: values[-1] for key, values in doc["data"].items()})
         return doc
@@ -111,9 +117,15 @@ class LiveImage(DocumentRouter):
                 triggered=int(figures.get(triggers, -1)),
                 lost_in_detector=int(figures.get("lost_in_detector", -1)),
                 lost_in_plugin=int(figures.get("lost_in_plugin", -1)),
+                no_beam_trigger=self._without_flux(float(self._run["ptycho"].get("min_flux", 0))),  # type: ignore[typeddict-item]
             )
         )
         self._hand_over("positions message", lambda: self._put("positions", message))
+
+    def _without_flux(self, min_flux: float) -> np.ndarray:
+        """Triggers whose frames had no beam by what the monitor says."""
+        index, flux = (np.array(self._flux.get(key, ())) for key in ("trigger_index", "flux"))
+        return index[~with_flux(flux, min_flux)].astype(np.int64)
 
     # in the thread
 

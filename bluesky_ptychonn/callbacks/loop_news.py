@@ -1,12 +1,13 @@
 """News of the loop in the user's session: one line when a scan's loop ends; the RunEngine knows nothing of it."""
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bluesky_ptychonn.io.journal import Journal, JournalError
-from bluesky_ptychonn.io.journal_rows import ScanRow
+from bluesky_ptychonn.io.journal_rows import LIVE_AGAIN, HistoryLine, ScanRow
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,10 @@ class LoopNews:
             try:
                 if journal is None and self._path.is_file():
                     journal = Journal(self._path)
-                self._tell(journal.scans(ENDED) if journal is not None else [])
+                if journal is None:
+                    self._known = {}  # nothing has ended in a journal that is not there
+                else:
+                    self._tell(journal)
             except JournalError as error:
                 logger.debug("no news of the loop now: %s", error)
             except Exception:
@@ -56,17 +60,19 @@ class LoopNews:
         if journal is not None:
             journal.close()
 
-    def _tell(self, rows: Iterable[ScanRow]) -> None:
-        ended = {row.uid: row for row in rows if row.job is None}
+    def _tell(self, journal: Journal) -> None:
+        ended = {row.uid: row for row in journal.scans(ENDED) if row.job is None}
         known, self._known = self._known, {uid: row.sentence for uid, row in ended.items()}
         if known is None:
             return
         for uid, row in ended.items():
             if known.get(uid) != row.sentence:
-                self._say(line_of(row))
+                self._say(line_of(row, journal.history(uid)))
 
 
-def line_of(row: ScanRow) -> str:
-    """What a user is told of a scan whose loop has ended."""
+def line_of(row: ScanRow, history: Iterable[HistoryLine] = ()) -> str:
+    """What a user is told of a scan whose loop has ended, and of an earlier version with which its experiment began."""
     named = f"scan {row.scan_id}" if row.scan_id else f"run {row.uid[:8]}"
-    return f"loop: {named} {row.state}: {row.sentence}"
+    found = (re.search(rf"version \w+ {LIVE_AGAIN}", line.sentence) for line in history)
+    began = next((f"{one.group()}; " for one in found if one), "")
+    return f"loop: {named} {row.state}: {began}{row.sentence}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import left_out_text
 from bluesky_ptychonn.core.frames import FrameGeometry
 from bluesky_ptychonn.core.positions import best_positions
 from bluesky_ptychonn.core.protocols import Engine
@@ -45,8 +46,8 @@ class Replayed:
     positions_source : str
         ``"captured"``, ``"planned"`` or ``"captured, else planned"``; ``"file"`` for a scan file.
     counts : mapping of str to int
-        Frames ``recorded``, ``stitched``, ``unpaired`` (their trigger cannot be known) and ``rejected`` (before any
-        light).
+        Frames ``recorded``, ``stitched``, ``no_beam``, ``unpaired`` (their trigger cannot be known) and ``rejected``
+        (before any light, where no frame is refused for having no beam).
     engine, model_version : str
         What made it; no version for an engine without a model.
     intensity_scale : float
@@ -161,7 +162,16 @@ def _replay_run(
     canvas = run_canvas(planned_um, pixel_size_um, engine.patch_px)
     canvas = final_canvas(canvas, planned_um, best.positions_um[triggers], engine.patch_px)
     patterns = _patterns(recording, message.frame_geometry(bad_pixels), on_frames)
-    image = stitch_run(engine, probe, ahead(patterns), best.positions_um, canvas)
+    image = stitch_run(
+        engine,
+        probe,
+        ahead(patterns),
+        best.positions_um,
+        canvas,
+        min_counts=recording.min_counts,
+        no_flux=recording.no_flux,
+    )
+    triggers = triggers[~np.isin(triggers, image.no_beam)]
     unpaired = f"{recording.unpaired} frames whose trigger cannot be known are left out: {recording.doubt}"
     return _told(
         image,
@@ -170,7 +180,11 @@ def _replay_run(
         trigger_index=triggers,
         positions_source=best.source,
         unpaired=recording.unpaired,
-        notes=tuple(note for note in (best.warning, unpaired if recording.unpaired else "") if note),
+        notes=tuple(
+            note
+            for note in (best.warning, left_out_text(image.no_beam), unpaired if recording.unpaired else "")
+            if note
+        ),
         start=recording.start,
         provenance={"run_uid": message.run_uid},
     )
@@ -221,8 +235,14 @@ def _replay_scan(
 
 
 def _told(image: StitchedRun, engine: Engine, *, unpaired: int, **about: Any) -> Replayed:
-    recorded = len(about["trigger_index"]) + unpaired
-    counts = {"recorded": recorded, "stitched": image.stitched, "unpaired": unpaired, "rejected": image.rejected}
+    dark = len(image.no_beam)
+    counts = {
+        "recorded": len(about["trigger_index"]) + dark + unpaired,
+        "stitched": image.stitched,
+        "no_beam": dark,
+        "unpaired": unpaired,
+        "rejected": image.rejected,
+    }
     return Replayed(
         image.phase,
         image.coverage,

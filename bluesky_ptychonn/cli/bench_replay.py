@@ -156,14 +156,12 @@ def _measured(
 ) -> dict[str, Any]:
     """Figures of one kind of source; what compiles on first use has been used before."""
     from bluesky_ptychonn.callbacks.replay import replay
-    from bluesky_ptychonn.cli.edge import load_probe
+    from bluesky_ptychonn.cli.edge import probe_and_mask
     from bluesky_ptychonn.engines.team import open_team
 
-    if settings.probe.file is None:
-        raise ValueError("the settings name no probe")
-    n, batch = settings.geometry.frame_px, settings.edge.batch
-    engine, probe = open_team(options.engine, max_batch=batch, frame_px=n), load_probe(settings.probe.file, n)
-    bad = np.load(settings.geometry.bad_pixels_file).astype(bool) if settings.geometry.bad_pixels_file else None
+    batch = settings.edge.batch
+    engine = open_team(options.engine, max_batch=batch, frame_px=settings.geometry.frame_px)
+    probe, bad = probe_and_mask(settings)
     took_s, cpu_s, found = [], [], {}
     for repeat in range(1 + options.repeat):
         began_s, cpu_began_s = time.perf_counter(), time.process_time()

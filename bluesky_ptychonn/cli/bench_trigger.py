@@ -273,7 +273,7 @@ def _beside(what: str, journal_file: Path, ready: Callable[[], Any], environment
 def loop(journal_file: Path) -> None:
     """Be the loop service, under Slurm."""
     from bluesky_ptychonn.training.loop.desk import FolderDesk
-    from bluesky_ptychonn.training.loop.handout import Patience
+    from bluesky_ptychonn.training.loop.patience import Patience
     from bluesky_ptychonn.training.loop.policy import Terms
     from bluesky_ptychonn.training.loop.runner import make_runner
     from bluesky_ptychonn.training.loop.service import LoopService

@@ -7,7 +7,8 @@ It waits for the `run` message that the live callback sends at the start of each
 
 Where the model is a store, it is followed: what `models publish` or `rollback` makes current is opened and checked
 beside the running model and takes its place between two batches, together with its probe; a harmed one is refused. A
-version without a probe is used with that of the settings, and a new file of it is taken up, too.
+version without a probe is used with that of the settings. Of these, a new probe and a new mask of bad pixels are taken
+up, too.
 
 Ctrl-C ends it; scans go on and are recorded without it.
 """
@@ -36,24 +37,17 @@ def run(options: argparse.Namespace) -> int:
     import signal
     import threading
 
-    import numpy as np
-
-    from bluesky_ptychonn.cli.main import Problem
-    from bluesky_ptychonn.config import load_settings
+    from bluesky_ptychonn.config import load_settings, settings_path
     from bluesky_ptychonn.edge.follow import is_store
     from bluesky_ptychonn.edge.service import EdgeService
     from bluesky_ptychonn.edge.serving import serve
     from bluesky_ptychonn.io.model_probe import probe_of
 
-    settings = load_settings(options.settings)
+    settings, settings_file = load_settings(options.settings), settings_path(options.settings)
     settings.apply_epics_environment()
-    if settings.probe.file is None:
-        raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
-    probe_file = settings.probe.file
-    probe = load_probe(probe_file, settings.geometry.frame_px)
+    probe = settings_probe(settings)
     if settings.geometry.binning > 1:
         importlib.import_module("bluesky_ptychonn.core.binning")  # compiles now, and not when the first run comes
-    bad_pixels = settings.geometry.bad_pixels_file
     store, name = options.model or settings.edge.model, options.engine or settings.edge.engine
     model = stored_model(store) if name != "lift" else None
     engine = engine_of(settings, name, model.directory if model is not None else None)
@@ -67,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
         service.watch(
             store if is_store(store) and model is not None else None,
             lambda folder: engine_of(settings, name, folder),
-            probe_file,
-            lambda: load_probe(probe_file, settings.geometry.frame_px),
+            [path for path in (settings_file, settings.probe.file) if path is not None],
+            lambda: probe_and_mask(load_settings(settings_file)),
             own_probe,
         )
 
@@ -76,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         settings.edge.prefix,
         engine,
         probe if own_probe is None else own_probe,
-        np.load(bad_pixels).astype(bool) if bad_pixels else None,
+        probe_and_mask(settings)[1],
         interface=options.interface,
         kept_bytes=settings.edge.kept_patches_mb << 20,
         newest_wins=settings.edge.newest_wins,
@@ -106,6 +100,44 @@ def stored_model(model: Path | None) -> Any:
     from bluesky_ptychonn.io.model_store import open_model
 
     return open_model(STARTER if model is None else PACKAGED.get(str(model), model))
+
+
+def settings_probe(settings: Any) -> Any:
+    """Probe of the settings (frame_px, frame_px) complex64: that of its file, else of its optics.
+
+    Raises
+    ------
+    Problem, ValueError
+        If they tell neither, or it cannot be.
+    """
+    from bluesky_ptychonn.cli.main import Problem
+    from bluesky_ptychonn.core.optics import zone_plate_probe
+
+    probe = settings.probe
+    if probe.file is not None:
+        return load_probe(probe.file, settings.geometry.frame_px)
+    if probe.defocus_um is None:
+        raise Problem(
+            "the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px), or "
+            "probe.defocus_um and the zone plate"
+        )
+    return zone_plate_probe(
+        settings.geometry.optics,
+        zone_plate_diameter_um=probe.zone_plate_diameter_um,
+        outermost_zone_nm=probe.outermost_zone_nm,
+        central_stop_um=probe.central_stop_um,
+        defocus_um=probe.defocus_um,
+        astigmatism_um=probe.astigmatism_um,
+        astigmatism_angle_rad=probe.astigmatism_angle_rad,
+    )
+
+
+def probe_and_mask(settings: Any) -> tuple[Any, Any]:
+    """Probe of the settings, and their mask of bad pixels or None."""
+    import numpy as np
+
+    mask = settings.geometry.bad_pixels_file
+    return settings_probe(settings), None if mask is None else np.load(mask).astype(bool)
 
 
 def load_probe(path: Path, frame_px: int) -> Any:

@@ -157,7 +157,7 @@ def _caption(figure: Any, reconstruction: Reconstruction, source: str) -> None:
         figures.append(f"error {report.error:.4f}{held_out}")
         if report.frc_nm is not None:
             figures.append(f"resolution {report.frc_nm:.1f} nm")
-        elif report.frc_cycles_per_px is not None:
+        elif report.frc_cycles_per_px:
             figures.append(f"resolution {report.frc_cycles_per_px:.2f} cycles/px")
     figure.suptitle(verdict, color=colour, fontsize=14, fontweight="bold", wrap=True)
     figure.supxlabel("; ".join(figures), fontsize=11)

@@ -17,6 +17,8 @@ HDF5 = (".cxi", ".h5", ".hdf5", ".nxs")
 FILES = (".npz", *HDF5)
 AUTO = "auto"
 OPTICS = "optics"
+NEWEST = 300
+"""Runs whose uids are looked through for one that begins so: as many as Tiled tells at once."""
 IN_BLOCK = ("energy_kev", "distance_m", "detector_pixel_um", "crop_px", "beam_center_px")
 """Options which a run's 'ptycho' block has under the same names."""
 SAME_PIXEL = 0.02
@@ -28,7 +30,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="RUN|FILE",
-        help="a run of the catalog (uid, scan id, or -1 for the latest), or a file: .npz, .cxi, .h5",
+        help="a run of the catalog (uid or how it begins, scan id, -1 for the latest), or a file: .npz, .cxi, .h5",
     )
     add_settings_option(parser)
     parser.add_argument(
@@ -210,12 +212,25 @@ def run_of_catalog(settings: Any, source: str) -> Any:
     from tiled.client.utils import ClientError
 
     try:
-        return catalog[int(source) if source.lstrip("-").isdigit() else source]
+        try:
+            return catalog[int(source) if source.lstrip("-").isdigit() else source]
+        except ClientError:  # Tiled's own database knows whole uids alone
+            return catalog[_uid_of(catalog, source)]
     except (KeyError, IndexError, ValueError, ClientError) as error:
         raise Problem(
             f"{source} is neither a file nor a run of {settings.catalog.uri} ({error}); "
             "give a path, a uid, a scan id, or -1 for the latest run"
         ) from error
+
+
+def _uid_of(catalog: Any, text: str) -> str:
+    """The one uid among the newest runs' that begins with a text, as files and pictures show it."""
+    found = [uid for uid in catalog.keys().tail(NEWEST) if uid.startswith(text)]
+    if len(found) > 1:
+        raise KeyError(f"{len(found)} runs begin so: {', '.join(found[:3])}")
+    if not found:
+        raise KeyError(f"none of the newest {NEWEST} runs begins so")
+    return found[0]
 
 
 def _asked(options: argparse.Namespace) -> str | None:

@@ -209,7 +209,7 @@ class Services:
         from bluesky_ptychonn.io.catalog import embedded_address
 
         detector = self.beamline.detector
-        keys = ("energy_kev", "distance_m", "detector_pixel_um", "beam_center_px")
+        keys = ("energy_kev", "distance_m", "detector_pixel_um", "beam_center_px", "orientation")
         tables: dict[str, dict[str, Any]] = {
             "epics": {"environment": self.beamline.env},
             "beamline": {

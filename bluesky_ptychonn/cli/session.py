@@ -1,7 +1,7 @@
 """RunEngine, devices and callbacks of one beamline, wired from the settings; what a profile shows to its users."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bluesky_ptychonn.config import Settings
@@ -29,6 +29,8 @@ class Session:
         Catalog of runs.
     trigger : RetrainTrigger or None
         Notes each run for the loop; None where the settings do not enable it.
+    monitors : list
+        Incident flux of each scan, and of each trigger, as far as the settings name them.
     """
 
     RE: Any
@@ -40,6 +42,7 @@ class Session:
     recorder: Any
     cat: Any
     trigger: Any = None
+    monitors: list[Any] = field(default_factory=list)
 
     def close(self) -> None:
         """Write what is queued; the end of the servers is then no news."""
@@ -90,7 +93,8 @@ def open_session(
     from bluesky_ptychonn.cli.interruption import AbortOnSignal
 
     detector, stage, edge, shutter = make_devices(settings)
-    for device in (detector, stage, shutter):
+    monitors = make_monitors(settings)
+    for device in (detector, stage, shutter, *monitors):
         if device is not None:
             device.wait_for_connection(timeout=CONNECT_S)
     cat, recorder = open_recorder(settings, need_catalog=need_catalog, timeout_s=catalog_timeout_s)
@@ -104,7 +108,7 @@ def open_session(
             RE.subscribe(trigger, name)
     if progress:
         RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]
-    return Session(RE, detector, stage, edge, shutter, live, recorder, cat, trigger)
+    return Session(RE, detector, stage, edge, shutter, live, recorder, cat, trigger, monitors)
 
 
 def open_recorder(settings: Settings, *, need_catalog: bool, timeout_s: float) -> tuple[Any, Any]:
@@ -158,7 +162,7 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
     from bluesky_ptychonn.devices.stage import SpiralStage
     from bluesky_ptychonn.devices.stage_pvs import PositionTable
 
-    beamline, geometry = settings.beamline, settings.geometry
+    beamline = settings.beamline
     detector: Eiger | Medipix3
     if beamline.detector == "eiger2":
         detector = Eiger(beamline.detector_prefix, name="detector")
@@ -167,6 +171,19 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
         detector = Medipix3(beamline.detector_prefix, name="detector")
     detector.file_directory.put(str(beamline.data_directory or ""))
     detector.triggering.put(beamline.triggering)
+    put_geometry(detector, settings)
+    edge = Edge(settings.edge.prefix, name="edge")
+    edge.arm_timeout_s.put(settings.scan.arm_timeout_s)
+    shutter = None
+    if beamline.shutter_pv:
+        shutter = EpicsSignal(beamline.shutter_pv, name="shutter", string=True, write_timeout=SHUTTER_S)
+    table = PositionTable(beamline.position_table, name="position_table") if beamline.position_table else None
+    return detector, SpiralStage(beamline.stage_prefix, name="stage", table=table), edge, shutter
+
+
+def put_geometry(detector: Any, settings: Settings) -> None:
+    """Tell a detector how the beam lies in its frames, and what frames with beam are; the next run is taken so."""
+    beamline, geometry = settings.beamline, settings.geometry
     for name, value in {
         "energy_kev": geometry.energy_kev,
         "distance_m": geometry.distance_m,
@@ -177,24 +194,28 @@ def make_devices(settings: Settings) -> tuple[Any, Any, Any, Any]:
         "beam_center_x_px": geometry.beam_center_px[1],
         "orientation": geometry.orientation,
         "probe_diameter_um": probe_diameter_of(settings),
+        "min_counts": beamline.min_counts,
+        "min_flux": beamline.min_flux,
     }.items():
         getattr(detector.geometry, name).put(value)
-    edge = Edge(settings.edge.prefix, name="edge")
-    edge.arm_timeout_s.put(settings.scan.arm_timeout_s)
-    shutter = None
-    if beamline.shutter_pv:
-        shutter = EpicsSignal(beamline.shutter_pv, name="shutter", string=True, write_timeout=SHUTTER_S)
-    table = PositionTable(beamline.position_table, name="position_table") if beamline.position_table else None
-    return detector, SpiralStage(beamline.stage_prefix, name="stage", table=table), edge, shutter
+
+
+def make_monitors(settings: Settings) -> list[Any]:
+    """What records the incident flux, as far as the settings name it, not yet connected."""
+    from ophyd import EpicsSignalRO
+
+    from bluesky_ptychonn.devices.monitor import FluxScaler
+
+    beamline = settings.beamline
+    found: list[Any] = [EpicsSignalRO(beamline.flux_pv, name="incident_flux")] if beamline.flux_pv else []
+    if beamline.flux_scaler:
+        found.append(FluxScaler(beamline.flux_scaler, name="flux_scaler", channel=beamline.flux_channel))
+    return found
 
 
 def probe_diameter_of(settings: Settings) -> float:
     """Diameter of the probe in the settings (90 % of its power), um."""
-    from bluesky_ptychonn.cli.edge import load_probe
-    from bluesky_ptychonn.cli.main import Problem
+    from bluesky_ptychonn.cli.edge import settings_probe
     from bluesky_ptychonn.core.optics import probe_diameter_um
 
-    geometry = settings.geometry
-    if settings.probe.file is None:
-        raise Problem("the settings name no probe; set probe.file to a .npy of complex64 (frame_px, frame_px)")
-    return probe_diameter_um(load_probe(settings.probe.file, geometry.frame_px), geometry.optics.pixel_size_um)
+    return probe_diameter_um(settings_probe(settings), settings.geometry.optics.pixel_size_um)

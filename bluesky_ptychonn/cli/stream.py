@@ -89,6 +89,7 @@ def stream_frames(
             binning=geometry.binning,
             clock="detector",
             dropped_channel=detector.dropped_channel,
+            min_counts=beamline.min_counts,
         )
         PvaChannel(f"{prefix}run").put(as_message(run))
         _wait(stats, lambda now: now["armed_uid"] == uid, ARM_S, "the edge does not arm")
@@ -127,7 +128,7 @@ def _follow(channel: Any, frames: int, detector: "Detector", progress: Callable[
     while True:
         now = channel.get()
         progress(now["frames_stitched"])
-        done = now["frames_stitched"] + now["frames_unpaired"] + now["frames_shed"] + now["frames_rejected"]
+        done = sum(now[f"frames_{fate}"] for fate in ("stitched", "no_beam", "unpaired", "shed", "rejected"))
         if done >= frames:
             return
         if done != seen:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 EQUATIONS = (
     ("planned", ("triggered", "not_sent")),
     ("triggered", ("received", "lost_in_detector", "lost_in_plugin", "lost_on_wire")),
-    ("received", ("stitched", "unpaired", "shed", "rejected")),
+    ("received", ("stitched", "no_beam", "unpaired", "shed", "rejected")),
     ("triggered", ("written", "lost_before_file")),
 )
 
@@ -20,9 +20,9 @@ class FrameAccount:
         Positions of the scan; pulses sent, and not sent.
     received, lost_in_detector, lost_in_plugin, lost_on_wire : int, optional
         What became of the triggers on the way to the edge.
-    stitched, unpaired, shed, rejected : int, optional
-        What became of the frames which the edge received: in the image, of unknown position, dropped because its
-        ring was full, unusable.
+    stitched, no_beam, unpaired, shed, rejected : int, optional
+        What became of the frames which the edge received: in the image, taken without beam, of unknown position,
+        dropped because its ring was full, unusable.
     written, lost_before_file : int, optional
         What became of the triggers on the way to the file.
 
@@ -41,6 +41,7 @@ class FrameAccount:
     lost_in_plugin: int | None = None
     lost_on_wire: int | None = None
     stitched: int | None = None
+    no_beam: int | None = None
     unpaired: int | None = None
     shed: int | None = None
     rejected: int | None = None

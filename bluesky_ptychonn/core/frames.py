@@ -14,7 +14,8 @@ ORIENTATIONS = {
     "antitranspose": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
 }
 """What is done to the frame, last of all, to make its rows and columns grow with the stage's +y and +x."""
-_INVERSE = {"rot90": "rot270", "rot270": "rot90"}
+INVERSE = {"rot90": "rot270", "rot270": "rot90"}
+"""Orientations which another one undoes; the others undo themselves."""
 MAX_BINNING = 8
 """Largest side of a superpixel, px."""
 
@@ -141,7 +142,7 @@ class FrameGeometry:
         n = self.crop_px
         if out is None:
             out = np.empty((len(frames), n, n), frames.dtype)
-        before_turning = ORIENTATIONS[_INVERSE.get(self.orientation, self.orientation)](out)
+        before_turning = ORIENTATIONS[INVERSE.get(self.orientation, self.orientation)](out)
         if self.binning > 1:
             binned = before_turning if before_turning.flags.c_contiguous else np.empty(before_turning.shape, out.dtype)
             self._bin(frames, self._corner, self.binning, binned, self._bad)

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import MIN_COUNTS, named, with_beam
 from bluesky_ptychonn.core.counts import leave_out_saturated, unsigned_counts
 from bluesky_ptychonn.core.frames import FrameGeometry, no_data
 from bluesky_ptychonn.core.optics import Geometry, far_field, near_field
 from bluesky_ptychonn.core.scan_data import ScanData
+from bluesky_ptychonn.core.totals import counts_of_frames
 
-DARK = 0.01
-"""Counts of a frame, in units of the median of those with light, below which it is dark."""
 OFF_CENTRE = 1 / 16
 """Distance of the light's centre of mass from the assumed beam, in sides of a pattern, that is worth a note."""
 DISAGREE = 0.02
@@ -68,9 +68,11 @@ def prepare_scan(
     binning: int = 1,
     pixel_size_um: float | None = None,
     trigger_index: np.ndarray | None = None,
+    min_counts: float = MIN_COUNTS,
+    has_flux: np.ndarray | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> ScanData:
-    """Cut, orient and check a scan; frames without light or position are left out and noted.
+    """Cut, orient and check a scan; frames without beam or position are left out and noted.
 
     Parameters
     ----------
@@ -87,6 +89,10 @@ def prepare_scan(
         Side of an object pixel of the patterns as cut, um.
     trigger_index : (N,) int, optional
         Trigger of each frame; its row by default.
+    min_counts : float
+        What a frame with beam has, as for `core.beam.threshold_of`.
+    has_flux : (N,) bool, optional
+        Which frames had beam by what a monitor says.
     provenance : mapping, optional
 
     Raises
@@ -114,13 +120,14 @@ def prepare_scan(
         notes.append(f"frames of {height} x {width} px are cut to {side} x {side} px around pixel {tuple(centre)}")
     if binning > 1:
         notes.append(f"{binning} x {binning} detector pixels are one pixel of the patterns of {n} px")
+    lit = _lit(patterns, min_counts) & (True if has_flux is None else has_flux)
     notes += leave_out_saturated(patterns)
     triggers = np.arange(len(patterns)) if trigger_index is None else trigger_index
     placed = np.isfinite(positions_px).all(axis=1)
-    kept = placed & ~_dark(patterns)
-    for what, left in (("no position", ~placed), ("no light", placed & ~kept)):
+    kept = placed & lit
+    for what, left in (("no position", ~placed), ("no beam", placed & ~lit)):
         if left.any():
-            notes.append(f"{np.count_nonzero(left)} frames have {what} and are left out: {_few(triggers[left])}")
+            notes.append(f"{np.count_nonzero(left)} frames have {what} and are left out: {named(triggers[left])}")
     if not kept.any():
         raise ValueError(f"none of {len(kept)} frames is left: " + "; ".join(notes))
     notes += _note_of_beam(patterns)
@@ -205,16 +212,15 @@ def _per_unit(raw: RawScan, side: int, pixel_size: float | None) -> float:
     return 1 / pixel_size
 
 
-def _dark(patterns: np.ndarray) -> np.ndarray:
-    missing = no_data(patterns.dtype)
-    counts = np.array([np.sum(pattern, dtype=np.float64, where=pattern != missing) for pattern in patterns])
+def _lit(patterns: np.ndarray, min_counts: float) -> np.ndarray:
+    counts = counts_of_frames(patterns)
     if not counts.any():
-        masked = np.mean(patterns == missing)
+        masked = np.mean(patterns == no_data(patterns.dtype))
         raise ValueError(
             f"all {len(patterns)} frames are dark: 0 counts on the measured pixels, {100 * masked:.0f} % of the pixels "
             "are masked; open the shutter, correct the crop, or invert the mask (True means bad)"
         )
-    return counts < DARK * np.median(counts[counts > 0])
+    return with_beam(counts, min_counts)
 
 
 def _note_of_beam(patterns: np.ndarray) -> list[str]:
@@ -250,7 +256,3 @@ def _probe(probe: np.ndarray, n: int, binning: int) -> np.ndarray:
     if side > n:
         return near_field(far[..., edge : edge + n, edge : edge + n])
     return near_field(np.pad(far, [(0, 0)] * (far.ndim - 2) + [(edge, edge)] * 2))
-
-
-def _few(triggers: np.ndarray) -> str:
-    return ", ".join(map(str, triggers[:8])) + (" ..." if len(triggers) > 8 else "")

@@ -1,11 +1,12 @@
 """A recorded run: frames with the triggers and positions they belong to."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import MIN_COUNTS, with_flux
 from bluesky_ptychonn.core.pairing import Pairing
 
 BLOCK_BYTES = 8 << 20
@@ -32,6 +33,8 @@ class RecordedRun:
         Why; empty if no frame was left out.
     start : mapping
         Start document: geometry, energy, provenance.
+    has_flux : (N,) bool, optional
+        Which frames had beam by what the beamline's monitor says; None where there is none.
     """
 
     frames: np.ndarray
@@ -41,6 +44,7 @@ class RecordedRun:
     unpaired: int
     doubt: str
     start: Mapping[str, Any]
+    has_flux: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Recording:
         Why some triggers are not known; empty if all are.
     start : mapping
         Start document.
+    flux : (P,) float64
+        Incident flux of each trigger; NaN where it is not known. Empty where nothing monitors it.
     """
 
     frames: Any
@@ -69,6 +75,17 @@ class Recording:
     captured_um: np.ndarray
     doubt: str
     start: Mapping[str, Any]
+    flux: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def min_counts(self) -> float:
+        """What a frame with beam has, as for `core.beam.threshold_of`."""
+        return float(self.start["ptycho"].get("min_counts", MIN_COUNTS))
+
+    @property
+    def no_flux(self) -> np.ndarray:
+        """Triggers (n,) int64 without beam by what the monitor says."""
+        return np.flatnonzero(~with_flux(self.flux, float(self.start["ptycho"].get("min_flux", 0.0))))
 
     @property
     def unpaired(self) -> int:
@@ -104,6 +121,7 @@ class Recording:
             unpaired=self.unpaired,
             doubt=self.doubt,
             start=self.start,
+            has_flux=~np.isin(self.trigger_index[known], self.no_flux) if len(self.flux) else None,
         )
 
 

@@ -138,6 +138,8 @@ class StagedDetector(Device):
             "binning": int(geometry.binning.get()),
             "beam_center_px": [float(geometry.beam_center_y_px.get()), float(geometry.beam_center_x_px.get())],
             "orientation": str(geometry.orientation.get()),
+            "min_counts": float(geometry.min_counts.get()),
+            "min_flux": float(geometry.min_flux.get()),
             "image_channel": str(self.pva1.pv_name.get()),
             "dropped_channel": "" if self.gap_of_lost else address(self._lost_in_camera()),
             "clock": self.clock,

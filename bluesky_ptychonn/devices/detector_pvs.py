@@ -6,6 +6,7 @@ from ophyd.areadetector.base import ADComponent as ADCpt
 from ophyd.areadetector.base import EpicsSignalWithRBV
 from ophyd.areadetector.plugins import HDF5Plugin_V34, PvaPlugin_V34, ROIPlugin_V34
 
+from bluesky_ptychonn.core.beam import MIN_COUNTS
 from bluesky_ptychonn.devices.signals import Setting
 
 UNKNOWN = -1
@@ -59,6 +60,10 @@ class BeamGeometry(Device):
     beam_center_x_px = Cpt(Setting, value=64.0, kind="config", doc="in the streamed frame")
     orientation = Cpt(Setting, value="identity", kind="config", doc="from detector axes to stage axes")
     probe_diameter_um = Cpt(Setting, value=1.0, kind="config", doc="90 % of the power on the sample")
+    min_counts = Cpt(
+        Setting, value=MIN_COUNTS, kind="config", doc="of a frame with beam; below 1, part of a typical one"
+    )
+    min_flux = Cpt(Setting, value=0.0, kind="config", doc="part of the median flux per trigger")
 
 
 class FrameCounters(Device):

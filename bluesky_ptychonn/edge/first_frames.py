@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import Beam
 from bluesky_ptychonn.core.frames import FrameGeometry
 from bluesky_ptychonn.core.optics import PROBE_FRAMES, counts_of, measured_probe
+from bluesky_ptychonn.core.totals import counts_of_frames
 from bluesky_ptychonn.io.edge_channels import RunMessage
 from bluesky_ptychonn.io.ntndarray import frame_counts, frame_identity
 from bluesky_ptychonn.io.pva import PvaChannel
@@ -30,7 +32,10 @@ class FirstFrames:
 
     def __init__(self, message: RunMessage, frames: FrameGeometry, unit_probe: np.ndarray) -> None:
         self._message, self._frames, self._unit_probe = message, frames, unit_probe
+        self.beam = Beam(message.min_counts)
+        """What the first frames say of the counts that a frame with beam has."""
         self._patterns: list[np.ndarray] = []
+        self._counts = np.empty(0)
         self._lock = threading.Lock()
         self._used = 0
         self._fresh = True
@@ -85,5 +90,10 @@ class FirstFrames:
         except Exception as error:  # in a thread of PVA: the consumers count such frames
             self.problem = str(error)
             return
+        counts = counts_of_frames(pattern)
         with self._lock:
-            self._patterns.append(pattern[0])
+            self.beam.see(counts)
+            self._counts = np.concatenate([self._counts, counts])
+            lit = self.beam.has(self._counts)
+            self._counts = self._counts[lit]
+            self._patterns = [pattern for pattern, has_beam in zip([*self._patterns, pattern[0]], lit) if has_beam]

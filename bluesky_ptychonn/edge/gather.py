@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import named
 from bluesky_ptychonn.edge.channels import EdgeChannels
 from bluesky_ptychonn.edge.gather_stats import engine_stats, gathered_stats
 from bluesky_ptychonn.edge.gathered_run import GatheredRun
@@ -210,7 +211,8 @@ class Gatherer:
         versions = {report.said["model_versions"] for report in run.reports()} - {""}
         return {
             **{name: stats[name] for name in ("run_uid", "positions_source", "intensity_scale", "masked_fraction")},
-            **{name: stats[name] for name in ("engine", "model_version", "frames_stitched")},
+            **{name: stats[name] for name in ("engine", "model_version", "frames_stitched", "frames_no_beam")},
+            "no_beam_triggers": named(run.counts().no_beam_triggers),
             "model_versions": "; ".join(sorted(versions)),
         }
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import named
 from bluesky_ptychonn.edge.gathered_run import GatheredRun
 from bluesky_ptychonn.edge.shares import Shares
 
@@ -55,6 +56,7 @@ def gathered_stats(run: GatheredRun, shares: Shares, state: str, text: str) -> d
         "frames_triggered": _or_unknown(account.triggered),
         "frames_received": len(counts.ids) + counts.waiting,
         "frames_stitched": counts.stitched,
+        "frames_no_beam": len(counts.no_beam_triggers),
         "frames_unpaired": counts.unpaired,
         "frames_shed": counts.shed,
         "frames_rejected": counts.rejected,
@@ -76,6 +78,7 @@ def gathered_stats(run: GatheredRun, shares: Shares, state: str, text: str) -> d
         "intensity_scale": max((words["intensity_scale"] for words in said), default=0.0),
         "masked_fraction": max((words["masked_fraction"] for words in said), default=0.0),
         "positions_source": run.positions_source,
+        "no_beam_triggers": named(counts.no_beam_triggers) if final else "",
         "message": text if len(text) <= LONGEST else f"{text[:LONGEST]} ...",
     }
 

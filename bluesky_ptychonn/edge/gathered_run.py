@@ -6,13 +6,14 @@ import time
 import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
+from bluesky_ptychonn.core.beam import left_out_text, named
 from bluesky_ptychonn.core.placement import Placement
 from bluesky_ptychonn.core.positions import best_positions
 from bluesky_ptychonn.core.stitch import Canvas, run_canvas
 from bluesky_ptychonn.edge.first_frames import FirstFrames
 from bluesky_ptychonn.edge.roll import FrameRoll
 from bluesky_ptychonn.edge.shares import Report, Shares, judge
-from bluesky_ptychonn.edge.sums import FrameCounts, add_up, count_frames, grown, named
+from bluesky_ptychonn.edge.sums import FrameCounts, add_up, count_frames, grown
 from bluesky_ptychonn.io.edge_channels import PositionsMessage, RunMessage
 from bluesky_ptychonn.io.share_channels import Task
 
@@ -72,6 +73,7 @@ class GatheredRun:
         self._judged: tuple[list[Report], Placement] | None = None
         self._counts: tuple[list[Report], FrameCounts] | None = None
         self._next_judgement_s = self._next_counts_s = 0.0
+        self._dark_triggers = np.empty(0, int)
         self._left_out = np.empty(0, int), np.empty(0, int), np.empty(0)
         shares.begin(message.run_uid)
         self.roll = FrameRoll(message)
@@ -118,6 +120,8 @@ class GatheredRun:
             self._left_out,
             self._final_um,
             self._canvas,
+            self.first.beam.threshold,
+            self._dark_triggers,
         )
 
     def image(self) -> tuple[np.ndarray, np.ndarray, Canvas]:
@@ -158,6 +162,7 @@ class GatheredRun:
             self._next("end")
         elif self._phase == "end" and (late or self._all_say("ended")):
             self._final_um = self._best_positions(positions)
+            self._dark_triggers = positions.no_beam_trigger
             live, size = self._live_canvas(), self._patch_px()
             self._canvas = grown(live, live.corners_px(self._final_um, size), size)
             self._next("final")
@@ -182,7 +187,8 @@ class GatheredRun:
         now = time.monotonic()
         if count + seen != self._counted:
             self._counted, self._counted_s = count + seen, now
-        if any(share.latest.said["waiting"] for share in self._shares.alive()):
+        # without any light they wait for a probe, which comes at the end
+        if self.first.probe is not None and any(share.latest.said["waiting"] for share in self._shares.alive()):
             return False
         expected = positions.triggered - max(0, positions.lost_in_detector) - max(0, positions.lost_in_plugin)
         return 0 <= expected <= min(seen, count) or now - self._counted_s > QUIET_S
@@ -223,6 +229,7 @@ class GatheredRun:
             lost_in_plugin=in_plugin,
             lost_on_wire=None if in_plugin is None else max(0, sent - len(counts.ids) - in_plugin),
             stitched=counts.stitched,
+            no_beam=len(counts.no_beam_triggers),
             unpaired=counts.unpaired,
             shed=counts.shed,
             rejected=counts.rejected,
@@ -230,6 +237,7 @@ class GatheredRun:
         missing = np.setdiff1d(roll.seen(), counts.ids)
         self.missing = named(missing)
         alive = self._shares.alive()
+        self.text = "; ".join(text for text in (left_out_text(counts.no_beam_triggers), self.text) if text)
         ended = [share.latest.who[0] for share in self._shares.of_run() if share not in alive]
         said = [f"consumer {number} ended in the run" for number in ended]
         if missing.size:

@@ -31,16 +31,24 @@ class LiveImage:
         self._patches = memory[: room * weights.size].reshape(room, *weights.shape)
         self._sequences = np.empty(room, np.int64)
         self._indices = np.empty(room, np.int64)
+        self._shown = np.empty(room, bool)
         self._row_of = np.full(len(planned_um), -1)
         self._count = self._touched = 0
         self._loose: tuple[np.ndarray, np.ndarray] | None = None
         self._loose_count = 0
         self._loose_last = -1
+        self._loose_hidden: list[int] = []
 
     @property
     def patches(self) -> int:
         """Patches in the image."""
-        return self._count + self._loose_count
+        return int(np.count_nonzero(self._shown[: self._count])) + self._loose_count
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """Triggers (n,) of the patches which are not in the image, ascending."""
+        kept = self._indices[: self._count][~self._shown[: self._count]]
+        return np.sort(np.concatenate([kept, np.array(self._loose_hidden, np.int64)]))
 
     @property
     def loose_patches(self) -> int:
@@ -57,7 +65,9 @@ class LiveImage:
         self._patches[first : self._touched] = 0
         return first < self._touched
 
-    def add(self, sequences: np.ndarray, indices: np.ndarray, patches: np.ndarray) -> None:
+    def add(
+        self, sequences: np.ndarray, indices: np.ndarray, patches: np.ndarray, shown: np.ndarray | None = None
+    ) -> None:
         """Put patches (B, h, h) at the planned positions of their triggers.
 
         Parameters
@@ -66,20 +76,27 @@ class LiveImage:
             Order in which the frames were paired, ascending from call to call.
         indices : (B,) int
             Trigger indices.
+        shown : (B,) bool, optional
+            Which of them go into the image; the others are only kept.
         """
+        shown = np.ones(len(patches), bool) if shown is None else shown
         corners_px = self.canvas.corners_px(self._planned_um[indices], len(self._weights))
-        add_patches(self._total, self._coverage, patches, self._weights, corners_px)
+        placed = slice(None) if shown.all() else shown  # a slice copies nothing
+        add_patches(self._total, self._coverage, patches[placed], self._weights, corners_px[placed])
         first, kept = self._count, min(len(patches), len(self._patches) - self._count)
         self._patches[first : first + kept] = patches[:kept]
         self._sequences[first : first + kept] = sequences[:kept]
         self._indices[first : first + kept] = indices[:kept]
+        self._shown[first : first + kept] = shown[:kept]
         self._row_of[indices[:kept]] = np.arange(first, first + kept)
         self._count += kept
         if kept < len(patches):
             if self._loose is None:
                 self._loose = np.zeros(self.canvas.shape), np.zeros(self.canvas.shape)
-            add_patches(*self._loose, patches[kept:], self._weights, corners_px[kept:])
-            self._loose_count += len(patches) - kept
+            loose = np.flatnonzero(shown[kept:]) + kept
+            add_patches(*self._loose, patches[loose], self._weights, corners_px[loose])
+            self._loose_count += len(loose)
+            self._loose_hidden += indices[kept:][~shown[kept:]].tolist()
             self._loose_last = int(sequences[-1])
 
     def replace(self, indices: np.ndarray, patches: np.ndarray) -> None:
@@ -88,22 +105,31 @@ class LiveImage:
         kept = (rows >= 0) & (rows < self._count)
         kept[kept] = self._indices[rows[kept]] == indices[kept]  # a row may have been given to another trigger
         rows, patches = rows[kept], patches[kept]
-        corners_px = self.canvas.corners_px(self._planned_um[indices[kept]], len(self._weights))
-        change_patches(self._total, patches - self._patches[rows], self._weights, corners_px)
+        shown = self._shown[rows]
+        corners_px = self.canvas.corners_px(self._planned_um[indices[kept][shown]], len(self._weights))
+        change_patches(self._total, (patches - self._patches[rows])[shown], self._weights, corners_px)
         self._patches[rows] = patches
+
+    def show(self, shown: np.ndarray) -> None:
+        """Say which triggers (N,) bool are in the image; patches which were not kept stay as they are."""
+        now = shown[self._indices[: self._count]]
+        if not np.array_equal(now, self._shown[: self._count]):
+            self._shown[: self._count] = now
+            self._total, self._coverage = self._stitch(self.canvas, self._planned_um)
 
     def withdraw(self, kept_sequences: int) -> int:
         """Take out every patch whose sequence is not below this; return how many went.
 
         Patches which were not kept can only go all together.
         """
-        before = self.patches
+        before = self._count + self._loose_count + len(self._loose_hidden)
         self._count = int(np.searchsorted(self._sequences[: self._count], kept_sequences))
-        if self._loose_count and self._loose_last >= kept_sequences:
-            self._loose, self._loose_count = None, 0
-        if self.patches < before:
+        if self._loose is not None and self._loose_last >= kept_sequences:
+            self._loose, self._loose_count, self._loose_hidden = None, 0, []
+        withdrawn = before - self._count - self._loose_count - len(self._loose_hidden)
+        if withdrawn:
             self._total, self._coverage = self._stitch(self.canvas, self._planned_um)
-        return before - self.patches
+        return withdrawn
 
     def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
         """Return phase (H, W) float32, NaN where nothing was seen, and coverage (H, W) float32, as of now."""
@@ -124,7 +150,8 @@ class LiveImage:
 
     def _stitch(self, canvas: Canvas, positions_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         total, coverage = np.zeros(canvas.shape), np.zeros(canvas.shape)
-        order = np.argsort(self._indices[: self._count])
+        rows = np.flatnonzero(self._shown[: self._count])
+        order = rows[np.argsort(self._indices[rows])]
         corners_px = canvas.corners_px(positions_um[self._indices[order]], len(self._weights))
         for start in range(0, len(order), 64):  # in parts: the kept patches may fill the memory
             part = slice(start, start + 64)

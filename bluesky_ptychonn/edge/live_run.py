@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from bluesky_ptychonn.core.account import FrameAccount
+from bluesky_ptychonn.core.beam import Beam, left_out_text
 from bluesky_ptychonn.core.positions import best_positions
 from bluesky_ptychonn.core.stitch import patch_weights, run_canvas
+from bluesky_ptychonn.core.totals import counts_of_frames
 from bluesky_ptychonn.edge.hurry import Hurry
 from bluesky_ptychonn.edge.image import LiveImage
 from bluesky_ptychonn.edge.intake import Intake
@@ -77,6 +79,8 @@ class LiveRun:
         self.lock = threading.Lock()
         """Held whenever the image changes."""
         self.light = Light(engine, unit_probe)
+        self.beam = Beam(message.min_counts)
+        self._counts = np.zeros(message.frames)
         self.positions_source = "planned"
         self.model_versions: list[str] = []
         """Models whose patches are in the image, in the order of their use."""
@@ -159,14 +163,24 @@ class LiveRun:
         if not self._cpu_s[0]:
             self._cpu_s = (time.process_time(), 0.0)
         patterns = self._frames.patterns(frames)
-        if anew := self.light.see(indices, patterns):
-            self.hurry.owe(*anew)
-        patches = self.hurry.infer(indices, patterns, self.intake.queue_used)
+        counts = counts_of_frames(patterns) if self.beam.judges else np.zeros(len(patterns))
+        changed = self.beam.see(counts)
+        try:
+            if anew := self.light.see(indices, patterns):
+                self.hurry.owe(*anew)
+            patches = self.hurry.infer(indices, patterns, self.intake.queue_used)
+        except DarkError:  # there is no probe to infer with, yet
+            if not self.beam.judges:
+                raise
+            counts[:], patches = 0, np.zeros((len(patterns), *2 * [self.engine.patch_px]), np.float32)
         if self.engine.card is not None and self.model_versions[-1:] != [self.engine.card.version]:
             self.model_versions.append(self.engine.card.version)
         with self.lock:
             kept = int(np.searchsorted(sequences, self.intake.pairing.kept))  # some may have been withdrawn meanwhile
-            self.image.add(sequences[:kept], indices[:kept], patches[:kept])
+            self._counts[indices[:kept]] = counts[:kept]
+            self.image.add(sequences[:kept], indices[:kept], patches[:kept], self.beam.has(counts[:kept]))
+            if changed:
+                self.image.show(self.beam.has(self._counts))
             self.withdrawn += len(frames) - kept
 
     def _better(self, *, all_of_it: bool = False) -> bool:
@@ -230,6 +244,10 @@ class LiveRun:
         with self.intake.lock:
             pairing.finish(slots or None, _known(positions.lost_in_detector), in_plugin)
         self.withdraw_doubtful()
+        shown = self.beam.has(self._counts)
+        shown[positions.no_beam_trigger[positions.no_beam_trigger < len(shown)]] = False
+        with self.lock:
+            self.image.show(shown)
         triggered = _known(positions.triggered)
         self.account = FrameAccount(
             planned=self.message.frames,
@@ -246,6 +264,7 @@ class LiveRun:
         self.positions_source, self.message_text = best.source, best.warning or self.message_text
         if self.image.loose_patches:
             self.message_text = f"{self.image.loose_patches} patches were too many to keep: they stay where planned"
+        self.message_text = "; ".join(text for text in (left_out_text(self.image.hidden), self.message_text) if text)
         return best.positions_um
 
     def cancel(self) -> None:
@@ -272,6 +291,7 @@ class LiveRun:
         """What became of the frames received so far."""
         return {
             "stitched": self.image.patches,
+            "no_beam": len(self.image.hidden),
             "unpaired": self.intake.unpaired + self.withdrawn,
             "shed": self.intake.shed + self._shed,
             "rejected": self.intake.rejected + self.rejected,

@@ -4,7 +4,7 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ class EdgeService:
         self,
         store: Path | None,
         open_version: Callable[[Path], Engine],
-        probe_file: Path,
-        read_probe: Callable[[], np.ndarray],
+        settings_files: Collection[Path],
+        read_settings: Callable[[], tuple[np.ndarray, np.ndarray | None]],
         own_probe: np.ndarray | None = None,
     ) -> None:
         """Take up what changes on disk while serving.
@@ -131,8 +131,9 @@ class EdgeService:
             Model store, whose current version is followed, with the probe that goes with it.
         open_version : callable
             Opens and checks the engine of one version's folder.
-        probe_file, read_probe
-            File of the probe of the settings, which versions without their own are used with, and what reads it.
+        settings_files, read_settings
+            Files of the settings, and what reads their probe, which versions without their own are used with, and
+            their mask of bad pixels, which the next run is given.
         own_probe : (N, N) complex64, optional
             That goes with the model at the start, if it has one.
         """
@@ -142,8 +143,12 @@ class EdgeService:
             warm_up(engine, np.ones((engine.frame_px, engine.frame_px), np.complex64))
             return engine
 
-        follower = Follower(self._engine, open_warm, read_probe(), own_probe)
-        actions: dict[Path, Callable[[], None]] = {probe_file: lambda: follower.take_probe(read_probe())}
+        def take_settings() -> None:
+            probe, self._bad_pixels = read_settings()
+            follower.take_probe(probe)
+
+        follower = Follower(self._engine, open_warm, read_settings()[0], own_probe)
+        actions: dict[Path, Callable[[], None]] = dict.fromkeys(settings_files, take_settings)
         if store is not None:
             actions[store / CURRENT] = lambda: follower.take_version(store)
         self._watch = Watch(actions, at_once=actions.keys())

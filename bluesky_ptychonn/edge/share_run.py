@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import NO_BEAM
 from bluesky_ptychonn.core.optics import counts_of
 from bluesky_ptychonn.core.pairing import UNPAIRED
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import patch_weights, run_canvas
+from bluesky_ptychonn.core.totals import counts_of_frames
 from bluesky_ptychonn.edge.latency import Latencies
 from bluesky_ptychonn.edge.partial import PartialImage
 from bluesky_ptychonn.edge.ring import FrameRing
@@ -78,6 +80,7 @@ class ShareRun:
         self._ring: FrameRing | None = None
         self._ids, self._times = array("q"), array("d")
         self._spoiled = array("q")
+        self._frame_counts = array("d")
         self._counts: dict[str, int] = dict.fromkeys(("shed", "rejected", "foreign"), 0)
         self._lock = threading.Lock()
         self._early: list[tuple[np.ndarray, np.ndarray]] = []
@@ -149,17 +152,22 @@ class ShareRun:
         if task.placement is not None:
             self._placement = task.placement
         if task.phase != "final":
-            self.image.place(self._indices(self.image.ids, self.image.times_s))
+            self.image.place(self._indices(self.image.ids, self.image.times_s, np.array(self._frame_counts)))
         elif not self._final:
-            self.image.place(self._indices(self.image.ids, self.image.times_s), task.final_um, task.canvas)
+            indices = self._indices(self.image.ids, self.image.times_s, np.array(self._frame_counts))
+            self.image.place(indices, task.final_um, task.canvas)
             self._final = True
             if self.image.loose_patches:
                 self._text = f"{self.image.loose_patches} patches were too many to keep: they stay where planned"
 
-    def _indices(self, ids: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    def _indices(self, ids: np.ndarray, times_s: np.ndarray, counts: np.ndarray) -> np.ndarray:
         indices, left_out = self._placement.indices(ids), self.task.left_out_of(self._consumer)
         if left_out:
             indices[[frame in left_out for frame in zip(ids.tolist(), times_s.tolist())]] = UNPAIRED
+        if self.message.min_counts:
+            indices[(indices >= 0) & (counts < max(1.0, self.task.beam_threshold))] = NO_BEAM
+        if len(self.task.no_beam_trigger):
+            indices[np.isin(indices, self.task.no_beam_trigger)] = NO_BEAM
         return indices
 
     def _follow_probe(self, task: Task) -> None:
@@ -208,6 +216,7 @@ class ShareRun:
         if not count:
             return False
         ids, times_s = (np.array(kind[rows[0] : rows[-1] + 1]) for kind in (self._ids, self._times))
+        counts = np.zeros(count)
         try:
             if self._probe is None:
                 raise DarkError("no frame had light: is the shutter open?")
@@ -215,10 +224,15 @@ class ShareRun:
             self._lit = self._lit or counts_of(patterns, self._probe) >= 1
             if not self._lit:
                 raise DarkError("frames are dark: is the shutter open?")
+            if self.message.min_counts:
+                counts = counts_of_frames(patterns)
             patches = self._engine.infer(patterns)
         except DarkError as error:
             self._text = str(error)
-            self._spoil("rejected", *ids.tolist())
+            if self.message.min_counts:
+                self._stitch(ids, times_s, counts, np.zeros((count, *2 * [self._engine.patch_px]), np.float32))
+            else:
+                self._spoil("rejected", *ids.tolist())
         except Exception as error:
             logger.exception("the engine failed on a batch")
             self._text = f"the engine failed: {error}"
@@ -226,10 +240,14 @@ class ShareRun:
         else:
             if not self.task.probe_settled:
                 self._early.append((np.arange(count) + len(self.image), patterns))
-            self.image.add(ids, times_s, self._indices(ids, times_s), patches)
+            self._stitch(ids, times_s, counts, patches)
             self._note(arrivals_s)
         self._ring.release(count)
         return True
+
+    def _stitch(self, ids: np.ndarray, times_s: np.ndarray, counts: np.ndarray, patches: np.ndarray) -> None:
+        self.image.add(ids, times_s, self._indices(ids, times_s, counts), patches)
+        self._frame_counts.extend(counts.tolist())
 
     def _note(self, arrivals_s: np.ndarray) -> None:
         now = time.monotonic()

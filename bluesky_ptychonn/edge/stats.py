@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bluesky_ptychonn.core.beam import named
 from bluesky_ptychonn.edge.live_run import LiveRun
 
 
@@ -43,6 +44,7 @@ def run_stats(run: LiveRun, state: str, text: str) -> dict[str, Any]:
         "intensity_scale": run.light.intensity_scale,
         "masked_fraction": run.masked_fraction,
         "positions_source": run.positions_source,
+        "no_beam_triggers": named(run.image.hidden) if final else "",
         "probe_swaps": run.light.probe_swaps,
         "message": text,
     }
@@ -60,6 +62,8 @@ def image_attributes(run: LiveRun) -> dict[str, Any]:
         "intensity_scale": run.light.intensity_scale,
         "masked_fraction": run.masked_fraction,
         "frames_stitched": run.image.patches,
+        "frames_no_beam": len(run.image.hidden),
+        "no_beam_triggers": named(run.image.hidden),
     }
 
 

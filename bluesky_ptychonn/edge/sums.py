@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import NO_BEAM
 from bluesky_ptychonn.core.pairing import UNPAIRED
 from bluesky_ptychonn.core.stitch import Canvas, stitched_image
 from bluesky_ptychonn.edge.partial import paste
@@ -58,11 +59,14 @@ class FrameCounts:
     ----------
     ids : (n,) int64
         Of all of them, each once; of this run only.
+    no_beam_triggers : (m,) int64
+        Of the frames without beam, ascending.
     stitched, unpaired, shed, rejected, foreign, waiting : int
         A frame that lies in two sums counts as stitched twice: then the account does not close.
     """
 
     ids: np.ndarray
+    no_beam_triggers: np.ndarray
     stitched: int
     unpaired: int
     shed: int
@@ -74,20 +78,27 @@ class FrameCounts:
 def count_frames(reports: Sequence[Report], roll: FrameRoll) -> FrameCounts:
     """Count the frames of some reports."""
     none = np.empty(0, np.int64)
-    stitched, unpaired, spoiled, left_out = [none], [none], [none], 0
+    stitched, without, triggers, unpaired, spoiled, left_out = [none], [none], [none], [none], [none], 0
     for report in reports:
         found, inside = roll.judge(report.ids, report.times_s), report.indices >= 0
+        dark = (report.indices == NO_BEAM) & (found >= 0)
         loose = ~inside & ((found == UNPAIRED) | (found == UNKNOWN))
         stitched.append(report.ids[inside])
+        without.append(report.ids[dark])
+        triggers.append(found[dark])
         unpaired.append(report.ids[loose])
         spoiled.append(report.spoiled)
-        left_out += np.count_nonzero(~inside & ~loose)
+        left_out += np.count_nonzero(~inside & ~loose & ~dark)
     placed = np.concatenate(stitched)
-    loose_ids = np.setdiff1d(np.concatenate(unpaired), placed)
-    spoiled_ids = np.setdiff1d(np.concatenate(spoiled), np.concatenate([placed, loose_ids]))
+    dark_ids, first = np.unique(np.concatenate(without), return_index=True)
+    dark_only = ~np.isin(dark_ids, placed)
+    dark_ids = dark_ids[dark_only]
+    loose_ids = np.setdiff1d(np.concatenate(unpaired), np.concatenate([placed, dark_ids]))
+    spoiled_ids = np.setdiff1d(np.concatenate(spoiled), np.concatenate([placed, dark_ids, loose_ids]))
     rejected = min(sum(report.said["rejected"] for report in reports), len(spoiled_ids))
     return FrameCounts(
-        ids=np.unique(np.concatenate([placed, loose_ids, spoiled_ids])),
+        ids=np.unique(np.concatenate([placed, dark_ids, loose_ids, spoiled_ids])),
+        no_beam_triggers=np.sort(np.concatenate(triggers)[first][dark_only]),
         stitched=len(placed),
         unpaired=len(loose_ids),
         shed=len(spoiled_ids) - rejected,
@@ -95,15 +106,3 @@ def count_frames(reports: Sequence[Report], roll: FrameRoll) -> FrameCounts:
         foreign=int(left_out) + sum(report.said["foreign"] for report in reports),
         waiting=sum(report.said["waiting"] for report in reports),
     )
-
-
-def named(ids: np.ndarray) -> str:
-    """Ids in few words.
-
-    Examples
-    --------
-    >>> named(np.array([3, 5, 6, 7, 11]))
-    '3, 5-7, 11'
-    """
-    parts = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1) if len(ids) else []
-    return ", ".join(f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

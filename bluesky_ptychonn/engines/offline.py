@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import Beam
 from bluesky_ptychonn.core.optics import PROBE_FRAMES, measured_probe
 from bluesky_ptychonn.core.protocols import Engine
 from bluesky_ptychonn.core.stitch import Canvas, add_patches, patch_weights, stitched_image
+from bluesky_ptychonn.core.totals import counts_of_frames
 from bluesky_ptychonn.engines.light import DarkError, Light
 
 
@@ -72,6 +74,8 @@ class StitchedRun:
         Frames in the image, and those left out because no frame of the run had shown light before.
     intensity_scale : float
         Counts per frame of the beam; 0 if there was no light.
+    no_beam : (n,) int64
+        Triggers of the frames which are not in the image because they have no beam, ascending.
     """
 
     phase: np.ndarray
@@ -80,6 +84,7 @@ class StitchedRun:
     stitched: int
     rejected: int
     intensity_scale: float
+    no_beam: np.ndarray
 
 
 def stitch_run(
@@ -88,6 +93,9 @@ def stitch_run(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     positions_um: np.ndarray,
     canvas: Canvas,
+    *,
+    min_counts: float = 0.0,
+    no_flux: np.ndarray | None = None,
 ) -> StitchedRun:
     """Make the final image of a run as the edge makes it: the same probe, measured by the first frames with light.
 
@@ -105,27 +113,40 @@ def stitch_run(
         Probe centre (y, x) of each trigger, um.
     canvas : Canvas
         Holds a patch at each of them.
+    min_counts : float
+        What a frame with beam has, as for `core.beam.threshold_of`; 0 takes every frame.
+    no_flux : (m,) int, optional
+        Triggers without beam by what a monitor says.
     """
-    light, waiting = Light(engine, unit_probe), []
+    light, beam, waiting = Light(engine, unit_probe), Beam(min_counts), []
+    no_beam = [np.empty(0, np.int64)]
     weights = patch_weights(unit_probe, engine.patch_px).astype(np.float64)
     total, coverage = np.zeros(canvas.shape), np.zeros(canvas.shape)
     stitched = rejected = 0
 
-    def add(seen: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def add(seen: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         nonlocal stitched
-        for indices, patterns in seen:
-            corners_px = canvas.corners_px(positions_um[indices], engine.patch_px)
-            add_patches(total, coverage, engine.infer(patterns), weights, corners_px)
-            stitched += len(indices)
+        for indices, patterns, counts in seen:
+            shown = beam.has(counts) & ~np.isin(indices, [] if no_flux is None else no_flux)
+            no_beam.append(indices[~shown])
+            if shown.any():
+                corners_px = canvas.corners_px(positions_um[indices[shown]], engine.patch_px)
+                add_patches(total, coverage, engine.infer(patterns)[shown], weights, corners_px)
+                stitched += len(corners_px)
 
     for indices, patterns in _of_length(batches, engine.max_batch):
+        counts = counts_of_frames(patterns) if beam.judges else np.zeros(len(patterns))
+        beam.see(counts)
         if not light.settled:
             try:
                 light.see(indices, patterns)
             except DarkError:
-                rejected += len(indices)
+                if beam.judges:
+                    no_beam.append(indices)
+                else:
+                    rejected += len(indices)
                 continue
-        waiting.append((indices, patterns))
+        waiting.append((indices, patterns, counts))
         if light.settled:
             add(waiting)
             waiting = []
@@ -133,7 +154,8 @@ def stitch_run(
         light.settle()
         add(waiting)
     phase = stitched_image(total, coverage)
-    return StitchedRun(phase, coverage.astype(np.float32), canvas, stitched, rejected, light.intensity_scale)
+    dark = np.sort(np.concatenate(no_beam))
+    return StitchedRun(phase, coverage.astype(np.float32), canvas, stitched, rejected, light.intensity_scale, dark)
 
 
 def _of_length(

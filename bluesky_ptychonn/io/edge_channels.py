@@ -41,6 +41,7 @@ RUN = {
     "clock": "string",
     "frames_after_s": "double",
     "dropped_channel": "string",
+    "min_counts": "double",
 }
 
 POSITIONS = {
@@ -53,6 +54,7 @@ POSITIONS = {
     "triggered": "int",
     "lost_in_detector": "int",
     "lost_in_plugin": "int",
+    "no_beam_trigger": "int[]",
 }
 
 STATS = {
@@ -64,6 +66,7 @@ STATS = {
     "frames_triggered": "int",
     "frames_received": "int",
     "frames_stitched": "int",
+    "frames_no_beam": "int",
     "frames_unpaired": "int",
     "frames_shed": "int",
     "frames_rejected": "int",
@@ -96,6 +99,7 @@ STATS = {
     "intensity_scale": "double",
     "masked_fraction": "double",
     "positions_source": "string",
+    "no_beam_triggers": "string",
     "runs_refused": "int",
     "message": "string",
 }
@@ -161,6 +165,8 @@ class RunMessage:
         IOC time of the counter's reset, s since 1970; older frames are foreign (``clock="ioc"``); 0 if unknown.
     dropped_channel : str
         PVA name of the detector's count of lost frames; "" if there is none.
+    min_counts : float
+        What a frame with beam has, as for `core.beam.threshold_of`; 0 takes every frame.
 
     Raises
     ------
@@ -188,6 +194,7 @@ class RunMessage:
     clock: str = "ioc"
     frames_after_s: float = 0.0
     dropped_channel: str = ""
+    min_counts: float = 0.0
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -210,9 +217,9 @@ class RunMessage:
         for name in ("energy_kev", "distance_m", "detector_pixel_um"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be a positive number")
-        for name in ("exposure_s", "dwell_s", "frames_after_s"):
+        for name, unit in (("exposure_s", "s"), ("dwell_s", "s"), ("frames_after_s", "s"), ("min_counts", "counts")):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} = {getattr(self, name)} s; it must not be negative")
+                raise ValueError(f"{name} = {getattr(self, name)} {unit}; it must not be negative")
         if len(self.frame_shape) != 2 or not all(1 <= n <= MAX_FRAME_PX for n in self.frame_shape):
             raise ValueError(f"frame_shape = {self.frame_shape} px; it must be two sides of 1 to {MAX_FRAME_PX} px")
         if not 8 <= self.crop_px <= MAX_FRAME_PX or self.crop_px % 2:
@@ -259,6 +266,8 @@ class PositionsMessage:
         Trigger slots which the stage went through, a pulse lost in its cable included; -1 if unknown.
     lost_in_detector, lost_in_plugin : int
         Differences of the counters of lost frames over the run; -1 if unknown.
+    no_beam_trigger : (m,) int
+        Triggers without incident flux, by the beamline's monitor: their frames do not stay in the image.
     """
 
     run_uid: str
@@ -270,9 +279,13 @@ class PositionsMessage:
     triggered: int = -1
     lost_in_detector: int = -1
     lost_in_plugin: int = -1
+    no_beam_trigger: np.ndarray = field(default_factory=lambda: np.empty(0, int), repr=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
+        set_(self, "no_beam_trigger", np.array(self.no_beam_trigger, dtype=np.int64).ravel())
+        if self.no_beam_trigger.size > MAX_FRAMES:
+            raise ValueError(f"{self.no_beam_trigger.size} no_beam_trigger; at most {MAX_FRAMES} are allowed")
         set_(self, "trigger_index", np.array(self.trigger_index, dtype=np.int64).ravel())
         set_(self, "y_um", _vector(self.y_um))
         set_(self, "x_um", _vector(self.x_um))

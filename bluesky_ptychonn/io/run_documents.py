@@ -15,7 +15,7 @@ import numpy as np
 
 from bluesky_ptychonn.core.recorded_run import Recording
 from bluesky_ptychonn.io.frame_files import open_dataset, path_of
-from bluesky_ptychonn.io.runs import IMAGE, TIME, UNIQUE_ID, detector_of, pair
+from bluesky_ptychonn.io.runs import IMAGE, TABLES, TIME, UNIQUE_ID, detector_of, pair
 
 BLOCKS = "BLUESKY_PTYCHONN_HDF5_BLOCKS"
 """Kind of ``resource`` in which databroker 1 keeps a dataset of frames; see `callbacks.databroker1`."""
@@ -48,7 +48,7 @@ def open_documents(documents: Iterable[Document]) -> Iterator[Recording]:
                 f"run {run.start['uid']}: its documents tell of {len(rows[IMAGE])} frames, {len(unique_id)} ids and "
                 f"{len(time_s)} times; some documents are missing"
             )
-        paired = pair(run.start, unique_id, time_s, run.columns("counters"), run.columns("positions"))
+        paired = pair(run.start, unique_id, time_s, *(run.columns(name) for name in TABLES))
         yield replace(paired, frames=rows[IMAGE])
 
 

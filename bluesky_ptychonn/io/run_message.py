@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bluesky_ptychonn.core.beam import MIN_COUNTS
 from bluesky_ptychonn.core.scan import positions_from_recipe
 from bluesky_ptychonn.io.edge_channels import RunMessage
 
@@ -45,5 +46,6 @@ def run_message(start: Mapping[str, Any], token: str = "") -> RunMessage:
         x_um=planned_um[:, 1],
         dwell_s=block["dwell_s"] if block["fly"] else 0.0,
         binning=block.get("binning", 1),
+        min_counts=block.get("min_counts", MIN_COUNTS),
         **{name: block[name] for name in FRAME_FIELDS},
     )

@@ -21,7 +21,7 @@ import numpy as np
 from bluesky_ptychonn.io.durable import replace_file
 from bluesky_ptychonn.io.frame_files import HDF5, open_dataset, path_of
 
-STREAMS = ("positions", "counters")
+STREAMS = ("positions", "counters", "flux")
 """Streams whose values are small and are kept as they are."""
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.beam import MIN_COUNTS
 from bluesky_ptychonn.core.raw_scan import RawScan, prepare_scan
 from bluesky_ptychonn.core.recorded_run import RecordedRun, Recording, pair_recorded
 from bluesky_ptychonn.core.scan_data import ScanData
 from bluesky_ptychonn.io.frame_files import nearest_rows
 
+TABLES = ("counters", "positions", "flux")
+"""Streams beside the frames."""
 TABLE = "internal"
 """What Tiled calls the table of a stream."""
 IMAGE, UNIQUE_ID, TIME = "_image", "_unique_id", "_time_stamp"
@@ -75,7 +78,7 @@ def open_run(run: Any, *, from_files: bool = True) -> Iterator[Recording]:
     near = nearest_rows((image, ids), times, time_s) if from_files else contextlib.nullcontext((image, ids))
     with near as (frames, unique_ids):
         unique_id = np.asarray(unique_ids[:]).ravel().astype(np.int64)
-        paired = pair(start, unique_id, time_s, *(_columns(streams, name) for name in ("counters", "positions")))
+        paired = pair(start, unique_id, time_s, *(_columns(streams, name) for name in TABLES))
         yield replace(paired, frames=frames)
 
 
@@ -105,6 +108,7 @@ def pair(
     time_s: np.ndarray,
     counters: Mapping[str, np.ndarray],
     positions: Mapping[str, np.ndarray],
+    flux: Mapping[str, np.ndarray],
 ) -> Recording:
     """Find trigger and captured position of each recorded frame.
 
@@ -114,7 +118,7 @@ def pair(
         Start document.
     unique_id, time_s : (M,)
         Of each row of the detector's file.
-    counters, positions : mapping of str to (n,) array
+    counters, positions, flux : mapping of str to (n,) array
         Columns of these streams; empty where a run has none.
 
     Returns
@@ -129,7 +133,8 @@ def pair(
     """
     trigger_index, doubt = pair_recorded(unique_id, time_s, start, **_totals(counters, start))
     captured_um = _captured(positions, start)
-    return Recording(np.empty((0, 0, 0), np.uint16), trigger_index, unique_id, captured_um, doubt, start)
+    no_frames, flux_ = np.empty((0, 0, 0), np.uint16), _flux(flux, start["num_points"])
+    return Recording(no_frames, trigger_index, unique_id, captured_um, doubt, start, flux_)
 
 
 def _refuse_other_plans(start: Mapping[str, Any]) -> None:
@@ -153,7 +158,7 @@ def scan_from_run(
     Returns
     -------
     ScanData
-        Without the frames which have no light or no captured position; the notes say how many.
+        Without the frames which have no beam or no captured position; the notes say how many.
 
     Raises
     ------
@@ -183,6 +188,8 @@ def scan_from_run(
         orientation=block["orientation"],
         binning=int(block.get("binning", 1)),
         trigger_index=run.trigger_index,
+        min_counts=float(block.get("min_counts", MIN_COUNTS)),
+        has_flux=run.has_flux,
         provenance={"run_uid": uid},
     )
     if not run.unpaired:
@@ -225,6 +232,16 @@ def _totals(counters: Mapping[str, np.ndarray], start: Any) -> dict[str, int | N
     }
     values = {name: counters[key] if key in counters else np.array([-1]) for name, key in keys.items()}
     return {name: int(value[-1]) if value[-1] >= 0 else None for name, value in values.items()}
+
+
+def _flux(table: Mapping[str, np.ndarray], triggers: int) -> np.ndarray:
+    """Incident flux (N,) of each trigger, NaN where it is not known; empty without such a stream."""
+    if not {"trigger_index", "flux"} <= table.keys():
+        return np.empty(0)
+    index, flux = table["trigger_index"].astype(np.int64), np.full(triggers, np.nan)
+    inside = (index >= 0) & (index < triggers)
+    flux[index[inside]] = table["flux"][inside]
+    return flux
 
 
 def _captured(table: Mapping[str, np.ndarray], start: Any) -> np.ndarray:

@@ -34,6 +34,8 @@ TASK = {
     "canvas_shape": "int[]",
     "canvas_origin_um": "double[]",
     "canvas_pixel_um": "double",
+    "beam_threshold": "double",
+    "no_beam_trigger": "long[]",
 }
 """Probes are complex, as real and imaginary parts in turn."""
 
@@ -72,8 +74,9 @@ REPORT = {
     "gap_ms_max": "double",
     "cpu_us_per_frame": "double",
 }
-"""``trigger_index`` is where a frame lies in the sums, -1 where it is inferred but not in them; ``spoiled_id`` are the
-frames that were shed or rejected; ``uniqueId`` counts the reports."""
+"""``trigger_index`` is where a frame lies in the sums, below 0 where it is inferred but not in them, and there
+`core.beam.NO_BEAM` if the reason is that it has no beam; ``spoiled_id`` are the frames that were shed or rejected;
+``uniqueId`` counts the reports."""
 
 
 def _as_numbers(probe: np.ndarray | None) -> np.ndarray:
@@ -107,6 +110,10 @@ class Task:
         Position (y, x) of each trigger, um, in phase "final".
     canvas : Canvas, optional
         Of the final image.
+    beam_threshold : float
+        Counts which a frame must have, as known so far.
+    no_beam_trigger : (m,) int
+        Triggers without incident flux, in phase "final".
     """
 
     phase: str = "idle"
@@ -120,6 +127,8 @@ class Task:
     )
     final_um: np.ndarray | None = None
     canvas: Canvas | None = None
+    beam_threshold: float = 0.0
+    no_beam_trigger: np.ndarray = field(default_factory=lambda: np.empty(0, int))
 
     @property
     def run_uid(self) -> str:
@@ -141,6 +150,7 @@ class Task:
         run.pop("token")
         placed = {name: getattr(self.placement, name) for name in ("shift_ids", "shifts", "withheld_from_id")}
         values |= {**run, **placed, "probe": _as_numbers(self.probe), "probe_settled": int(self.probe_settled)}
+        values |= {"beam_threshold": self.beam_threshold, "no_beam_trigger": self.no_beam_trigger}
         values |= dict(zip(("out_consumer", "out_id", "out_time_s"), self.left_out))
         if self.final_um is not None and self.canvas is not None:
             values |= {
@@ -183,6 +193,8 @@ class Task:
             (np.array(values["out_consumer"], int), np.array(values["out_id"], int), np.array(values["out_time_s"])),
             final_um,
             canvas,
+            float(values["beam_threshold"]),
+            np.array(values["no_beam_trigger"], int),
         )
 
     def same_as(self, other: "Task") -> bool:

@@ -52,13 +52,13 @@ class PauseGuard:
         """Wait for a group; an interruption by a pause raises `PausedInFlight` after the resume."""
         yield from bps.wait(group, timeout=timeout)
         if self.paused:
-            raise PausedInFlight("paused during a fly scan")
+            raise PausedInFlight("paused or suspended during a fly scan")
 
     def wait_some(self, group: str, period_s: float) -> MsgGenerator[bool]:
         """Wait for a group, for a while at most; whether it is done. Raises as `wait` does."""
         done = yield from bps.wait(group, timeout=period_s, error_on_timeout=False)
         if self.paused:
-            raise PausedInFlight("paused during a fly scan")
+            raise PausedInFlight("paused or suspended during a fly scan")
         return bool(done)
 
     def insist(self, step: Callable[[], MsgGenerator[Any]]) -> MsgGenerator[Any]:

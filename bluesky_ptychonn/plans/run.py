@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.protocols import Readable
+from bluesky.protocols import Flyable, Readable
 from bluesky.utils import MsgGenerator, RunEngineControlException
 
 from bluesky_ptychonn.core.account import FrameAccount
@@ -33,11 +33,12 @@ class Scan:
         stage: Any,
         shutter: Any,
         edge: Any,
-        monitors: Sequence[Readable],
+        monitors: Sequence[Readable | Flyable],
     ) -> None:
         self.request = request
         self.detector, self.stage, self.shutter, self.edge = detector, stage, shutter, edge
-        self.monitors = monitors
+        self.flux: list[Any] = [device for device in monitors if isinstance(device, Flyable)]
+        self.monitors: list[Any] = [device for device in monitors if not isinstance(device, Flyable)]
         self._declared = False
         self._may_be_open = shutter is not None
         self._closing: Any = None
@@ -102,8 +103,10 @@ class Scan:
         def measured() -> MsgGenerator[None]:
             for signal in self.monitors:
                 yield from bps.monitor(signal, name=f"{signal.name}_monitor")
+            yield from self._read_monitors()
             yield from (self._fly(uid) if self.request.fly else self._step(uid))
             yield from self._close_shutter()
+            yield from self._read_monitors()
             yield from self._conclude("success")
 
         def interrupted(error: BaseException) -> MsgGenerator[None]:
@@ -119,6 +122,8 @@ class Scan:
                     yield from attempt(f"ending {device.name}", lambda device=device: bps.complete(device, wait=True))
                 yield from attempt("recording the frames", lambda: self._collect(self.detector))
                 yield from attempt("recording the positions", lambda: self._collect(self.stage))
+                yield from attempt("recording the flux", self._collect_flux)
+                yield from attempt("reading the monitors", self._read_monitors)
             yield from attempt("recording the frame account", lambda: self._conclude(status))
             yield from bps.close_run(exit_status=status, reason=reason_of(error))
 
@@ -151,12 +156,17 @@ class Scan:
             yield from bps.prepare(edge, uid, group="prepare")
         yield from bps.prepare(detector, self.request, group="prepare")
         yield from bps.prepare(self.stage, self.request, group="prepare")
+        for device in self.flux:
+            yield from bps.prepare(device, self.request, group="prepare")
         yield from guard.wait("prepare")
         yield from bps.declare_stream(detector, name="primary", collect=True)
         if self.request.fly:
             yield from bps.declare_stream(self.stage, name="positions", collect=True)
+        for device in self.flux:
+            yield from bps.declare_stream(device, name="flux", collect=True)
         self._declared = True
-        yield from bps.kickoff(detector, group="arm")
+        for device in (*self.flux, detector):
+            yield from bps.kickoff(device, group="arm")
         if edge is not None:
             yield from bps.kickoff(edge, group="arm")
         yield from guard.wait("arm")
@@ -176,6 +186,7 @@ class Scan:
         yield from guard.wait("fly")
         yield from self._collect(self.detector)
         yield from self._collect(self.stage)
+        yield from self._collect_flux()
 
     def _step(self, uid: str) -> MsgGenerator[None]:
         guard, stage, detector = self.guard, self.stage, self.detector
@@ -208,6 +219,15 @@ class Scan:
             yield from bps.collect(device, name="primary")
         elif self.request.fly:
             yield from bps.collect(device, name="positions")
+
+    def _collect_flux(self) -> MsgGenerator[None]:
+        for device in self.flux:
+            yield from bps.complete(device, wait=True)
+            yield from bps.collect(device, name="flux")
+
+    def _read_monitors(self) -> MsgGenerator[None]:
+        if self.monitors:
+            yield from bps.trigger_and_read(self.monitors, name="monitors")
 
     def _conclude(self, outcome: str) -> MsgGenerator[None]:
         """Record and show what became of the frames."""
@@ -251,6 +271,7 @@ def account_of(figures: Mapping[str, Any], *, fly: bool) -> FrameAccount:
         lost_in_plugin=known("lost_in_plugin"),
         lost_on_wire=known("frames_lost_wire"),
         stitched=known("frames_stitched"),
+        no_beam=known("frames_no_beam"),
         unpaired=known("frames_unpaired"),
         shed=known("frames_shed"),
         rejected=known("frames_rejected"),

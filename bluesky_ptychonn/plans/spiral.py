@@ -29,7 +29,7 @@ def spiral_ptycho_scan(
     settle_s: float = 0.0,
     energy_kev: float | None = None,
     sample_name: str = "",
-    monitors: Sequence[Readable] = (),
+    monitors: Sequence[Readable | Flyable] = (),
     shutter: Movable | None = None,
     edge: Flyable | None = None,
     md: CustomPlanMetadata | None = None,
@@ -66,8 +66,9 @@ def spiral_ptycho_scan(
         Photon energy; the detector's if not given.
     sample_name : str
         What is measured.
-    monitors : list of Readable
-        Signals recorded whenever they change.
+    monitors : list of Readable or Flyable
+        Signals, such as flux and ring current: recorded at the start, at the end and whenever they change. A flyer,
+        such as a `FluxScaler`, counts the flux at each trigger of a fly scan, into stream ``flux``.
     shutter : Movable, optional
         Takes ``"Open"`` and ``"Close"``.
     edge : Flyable, optional
@@ -106,8 +107,9 @@ def spiral_ptycho_scan(
         settle_s=settle_s,
         sample_name=sample_name,
     )
-    refuse_if_impossible(request, *(device for device in (detector, stage, edge) if device is not None))  # type: ignore[arg-type]
     scan = Scan(request, detector, stage, shutter, edge, monitors)
+    devices = [device for device in (detector, stage, edge, *scan.flux) if device is not None]
+    refuse_if_impossible(request, *devices)  # type: ignore[arg-type]
     given = {"step_um": step_um, "overlap_ratio": overlap_ratio, "energy_kev": energy_kev, "fly": fly}
     plan_args = {"width_um": width_um, "height_um": height_um, "exposure_s": exposure_s, "dwell_s": dwell_s, **given}
     while True:

@@ -176,6 +176,9 @@ def start(
     frame_px: int | None = None,
     defocus_um: float = 170.0,
     astigmatism_um: float = 0.0,
+    astigmatism_angle_rad: float = 0.0,
+    beam_offset_px: tuple[int, int] = (0, 0),
+    orientation: str = "identity",
     seed: int = 0,
     timeout_s: float = 120.0,
 ) -> Beamline:
@@ -189,8 +192,10 @@ def start(
     source : str
         ``"physics"``, or the NPZ file of a recorded scan.
     sample : {"etched", "letters", "islands"}
-    field_um, photons, frame_px, defocus_um, astigmatism_um
+    field_um, photons, frame_px, defocus_um, astigmatism_um, astigmatism_angle_rad
         Side of the sample, photons per frame, side of a frame (the detector's if not given), and the probe.
+    beam_offset_px, orientation
+        How much further down and right the beam meets the detector than usual, and what turns frames to stage axes.
     seed : int
         Of sample, detector face and noise.
     timeout_s : float
@@ -219,6 +224,9 @@ def start(
         "photons": photons,
         "defocus-um": defocus_um,
         "astigmatism-um": astigmatism_um,
+        "astigmatism-angle-rad": astigmatism_angle_rad,
+        **{f"beam-offset-{axis}-px": offset for axis, offset in zip("yx", beam_offset_px)},
+        "orientation": orientation,
         "seed": seed,
     }
     if frame_px is not None:

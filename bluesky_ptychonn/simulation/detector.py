@@ -12,6 +12,7 @@ import numpy as np
 
 from bluesky_ptychonn.simulation.cable import CableIn
 from bluesky_ptychonn.simulation.detector_state import ABORTED, ACQUIRE, IDLE, Settings, State, TriggerMode
+from bluesky_ptychonn.simulation.scaler import Scaler
 from bluesky_ptychonn.simulation.source import Source
 from bluesky_ptychonn.simulation.trajectory import MotionRecord
 from bluesky_ptychonn.simulation.writer import FileWriter, Frame
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 SUB_STEPS = 5
 CLOCK_GRAIN_S = 2e-6
+STRAY_PHOTONS = 5
+"""In a frame without beam."""
 
 
 @dataclass
@@ -43,10 +46,12 @@ class Detector:
     on_change: Callable[[], None]
     settings: Settings = field(default_factory=Settings)
     state: State = field(default_factory=State)
+    scaler: Scaler = field(default_factory=Scaler)
 
     def __post_init__(self) -> None:
         offset = np.random.default_rng()
         self._clock_offset_s = float(offset.choice([-1, 1]) * offset.uniform(0.2, 2.0))
+        self._rng = np.random.default_rng()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._series = 0
         self._at_um = np.zeros(2)
@@ -158,6 +163,7 @@ class Detector:
         state.detector_state, state.message = detector_state, message
         none: frozenset[int] = frozenset()
         self.settings.drop_in_detector = self.settings.drop_in_plugin = self.settings.drop_in_writer = none
+        self.settings.no_beam = none
         self.on_change()
 
     # Triggers
@@ -194,6 +200,7 @@ class Detector:
     def pulse(self, index: int, time_s: float) -> None:
         """Trigger pulse from the cable; ignored unless armed for it and ready. Returns after its exposures."""
         s, series = self.settings, self._series
+        self.scaler.advance(s.photons * self._beam_at(index))
         ready = self.state.armed and TriggerMode(s.mode).external and self._accepted < s.triggers
         if not ready or time_s < self._ready_s - CLOCK_GRAIN_S:
             self.state.ignored_triggers += 1
@@ -220,6 +227,20 @@ class Detector:
             time.sleep(min(left_s, 0.05))
         return False
 
+    def _beam_at(self, index: int) -> float:
+        """Part of the full beam at a trigger."""
+        return 0.0 if index in self.settings.no_beam else self.settings.beam
+
+    def _dimmed(self, data: np.ndarray, beam: float) -> np.ndarray:
+        """The same frame with a part of the photons; without beam some stray ones are left."""
+        if beam > 0:
+            thinned = self._rng.binomial(data, beam).astype(data.dtype)
+            return np.where(self._dark > 0, self._dark, thinned)
+        stray = self._dark.copy()
+        places = self._rng.integers(0, data.size, STRAY_PHOTONS)
+        stray.flat[places] = np.maximum(stray.flat[places], 1)
+        return stray
+
     def _finish(self, series: int) -> None:
         if series == self._series:
             self._end(IDLE, "Acquisition complete")
@@ -242,6 +263,8 @@ class Detector:
         unique_id = number if s.numbers_exposures else state.array_counter
         state.array_counter += 1
         state.images += 1
+        if (beam := self._beam_at(index)) < 1:
+            data = self._dimmed(data, beam)
         if not s.shutter_open:
             data = self._dark
         if s.stamp_index and self.source.stamp_pixel is not None:

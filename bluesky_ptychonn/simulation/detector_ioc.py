@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_ptychonn.core.frames import ORIENTATIONS
 from bluesky_ptychonn.core.optics import Geometry, zone_plate_probe
 from bluesky_ptychonn.simulation.cable import CableIn
 from bluesky_ptychonn.simulation.camera_records import EigerRecords, MedipixRecords
@@ -30,16 +31,30 @@ READY_NAME = "detector.ready"
 
 
 def make_source(
-    kind: DetectorKind, source: str, sample: str, *, geometry: Geometry, field_um: float, seed: int, **probe: float
+    kind: DetectorKind,
+    source: str,
+    sample: str,
+    *,
+    geometry: Geometry,
+    field_um: float,
+    seed: int,
+    beam_offset_px: tuple[int, int] = (0, 0),
+    orientation: str = "identity",
+    **probe: float,
 ) -> Source:
-    """``physics`` with a sample of ``field_um``, or the file of a recorded scan; ``probe`` as `zone_plate_probe`."""
+    """``physics`` with a sample of ``field_um``, or the file of a recorded scan; ``probe`` as `zone_plate_probe`.
+
+    ``beam_offset_px`` moves the beam (y, x) from where it usually is; ``orientation`` as of `PhysicsSource`.
+    """
     if source != "physics":
         return RecordedSource(Path(source))
     if sample not in KINDS:
         raise ValueError(f"sample = {sample!r} is unknown; choose one of {', '.join(KINDS)}")
     drawn = make_sample(sample, field_um=field_um, pixel_size_um=geometry.pixel_size_um, seed=seed)
-    face = DetectorFace.quad(geometry.frame_px, kind.most_counts, seed) if kind is MEDIPIX3 else None
-    return PhysicsSource(drawn, zone_plate_probe(geometry, **probe), geometry, seed, face)
+    n = geometry.frame_px
+    face = DetectorFace.quad(n, kind.most_counts, seed) if kind is MEDIPIX3 else DetectorFace.of(n, seed)
+    face = face.with_beam_moved(beam_offset_px)
+    return PhysicsSource(drawn, zone_plate_probe(geometry, **probe), geometry, seed, face, orientation)
 
 
 def binned(geometry: Geometry, binning: int) -> Geometry:
@@ -77,6 +92,7 @@ def describe(kind: DetectorKind, source: Source, geometry: Geometry, binning: in
         "pattern_px": pattern.frame_px if isinstance(source, PhysicsSource) else source.frame_shape[0],
         "binning": binning,
         "beam_center_px": source.beam_center_px,
+        "orientation": source.orientation,
         "stamp_pixel": source.stamp_pixel,
         "energy_kev": geometry.energy_kev,
         "distance_m": geometry.distance_m,
@@ -125,12 +141,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--photons", type=float, default=1e6, help="photons per frame in vacuum, at the start")
     parser.add_argument("--defocus-um", type=float, default=170.0, help="sample behind the focus, um")
     parser.add_argument("--astigmatism-um", type=float, default=0.0, help="distance of the line foci, um")
+    parser.add_argument("--astigmatism-angle-rad", type=float, default=0.0, help="its direction, from +x towards +y")
+    parser.add_argument("--beam-offset-y-px", type=int, default=0, help="beam further down the frame, px")
+    parser.add_argument("--beam-offset-x-px", type=int, default=0, help="beam further right in the frame, px")
+    parser.add_argument("--orientation", choices=ORIENTATIONS, default="identity", help="that turns frames right")
     parser.add_argument("--seed", type=int, default=0, help="of the sample, the detector face and the noise")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     kind = DETECTORS[options.detector]
     geometry = kind.geometry(options.frame_px)
-    wave = {"defocus_um": options.defocus_um, "astigmatism_um": options.astigmatism_um}
+    wave = {
+        "defocus_um": options.defocus_um,
+        "astigmatism_um": options.astigmatism_um,
+        "astigmatism_angle_rad": options.astigmatism_angle_rad,
+    }
     source = make_source(
         kind,
         options.source,
@@ -138,6 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
         geometry=geometry,
         field_um=options.field_um,
         seed=options.seed,
+        beam_offset_px=(options.beam_offset_y_px, options.beam_offset_x_px),
+        orientation=options.orientation,
         **wave,
     )
     physics = options.source == "physics"

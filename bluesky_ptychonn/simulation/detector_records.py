@@ -15,10 +15,17 @@ from bluesky_ptychonn.simulation.image_server import ImageServer
 from bluesky_ptychonn.simulation.names import SHUTTER
 from bluesky_ptychonn.simulation.record_factory import OUTPUTS, make_record, start_values
 from bluesky_ptychonn.simulation.records import record_specs
+from bluesky_ptychonn.simulation.scaler import BeamRecords
 from bluesky_ptychonn.simulation.writer import EPICS_EPOCH_S
 
 SHORTEST_EXPOSURE_S, LONGEST_EXPOSURE_S = 1e-5, 3600.0
-FAULTS = {"Detector": "drop_in_detector", "Plugin": "drop_in_plugin", "Writer": "drop_in_writer"}
+FAULTS = {
+    "Sim:DropInDetector": "drop_in_detector",
+    "Sim:DropInPlugin": "drop_in_plugin",
+    "Sim:DropInWriter": "drop_in_writer",
+    "Sim:NoBeam": "no_beam",
+}
+"""Triggers at which something goes wrong in the next series."""
 MAX_FAULTS = 256
 
 
@@ -86,7 +93,7 @@ class DetectorRecords:
     def _make_simulation_records(self, builder: Any) -> None:
         detector, settings, prefix = self._detector, self._detector.settings, self._kind.prefix
 
-        self._settable |= {"Sim:Photons", "Sim:StampIndex", *("Sim:DropIn" + where for where in FAULTS)}
+        self._settable |= {"Sim:Photons", "Sim:StampIndex", *FAULTS}
         self._records["Sim:Photons"] = builder.aOut(
             prefix + "Sim:Photons",
             initial_value=settings.photons,
@@ -97,6 +104,7 @@ class DetectorRecords:
         self._records["Sim:StampIndex"] = builder.boolOut(
             prefix + "Sim:StampIndex", "No", "Yes", initial_value=0, on_update=assign(settings, "stamp_index")
         )
+        self._beam = BeamRecords(settings, detector.scaler)
         self._records["Sim:IgnoredTriggers_RBV"] = builder.longIn(prefix + "Sim:IgnoredTriggers_RBV", initial_value=0)
         self._records[SHUTTER] = builder.boolOut(
             SHUTTER,
@@ -105,9 +113,9 @@ class DetectorRecords:
             initial_value=detector.settings.shutter_open,
             on_update=assign(settings, "shutter_open"),
         )
-        for where, name in FAULTS.items():
-            self._records["Sim:DropIn" + where] = builder.WaveformOut(
-                f"{prefix}Sim:DropIn{where}",
+        for fault, name in FAULTS.items():
+            self._records[fault] = builder.WaveformOut(
+                prefix + fault,
                 length=MAX_FAULTS,
                 datatype=int,
                 on_update=assign(settings, name, _indices),
@@ -232,9 +240,9 @@ class DetectorRecords:
         self._show("HDF1:SWMRActive_RBV", file.swmr_active)
         self._show("HDF1:WriteMessage", file.error)
         self._show("HDF1:WriteStatus", bool(file.error))
-        for where, name in FAULTS.items():
+        for fault, name in FAULTS.items():
             if not getattr(self._detector.settings, name):
-                self._show("Sim:DropIn" + where, np.empty(0, np.int32))
+                self._show(fault, np.empty(0, np.int32))
         for name, value in self._camera_state().items():
             self._show(name, value)
         self._show("cam1:StatusMessage_RBV", state.message)
@@ -267,6 +275,7 @@ class DetectorRecords:
             self._show(name, value)
         if state.last is not None:
             self._show_frame(state.last.unique_id, state.last.time_s, state.last.data.shape)
+        self._beam.show()
         now = time.monotonic()
         if now - self._rate[0] >= 1:
             rate_hz = (state.roi_arrays - self._rate[1]) / (now - self._rate[0])

@@ -31,6 +31,7 @@ class Settings:
 
     ``numbers_exposures`` is Serval's way: a frame's id is its number in the series, and the series ends with its last
     trigger. Otherwise it is ADEiger's: the id counts the frames handled, and the series ends when all have come.
+    ``beam`` is the part of the full beam that there is; there is none at the triggers ``no_beam``.
     """
 
     mode: int = TriggerMode.INTERNAL_SERIES
@@ -50,6 +51,8 @@ class Settings:
     dead_time_s: float = 1e-7
     numbers_exposures: bool = False
     stamp_index: bool = False
+    beam: float = 1.0
+    no_beam: frozenset[int] = frozenset()
     drop_in_detector: frozenset[int] = frozenset()
     drop_in_plugin: frozenset[int] = frozenset()
     drop_in_writer: frozenset[int] = frozenset()

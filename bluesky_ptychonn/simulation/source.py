@@ -1,6 +1,6 @@
 """What the detector sees: a coherent forward model with a real detector face, or a recorded scan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ import numpy as np
 import scipy.fft
 
 from bluesky_ptychonn.core.counts import unsigned_counts
-from bluesky_ptychonn.core.frames import no_data
+from bluesky_ptychonn.core.frames import INVERSE, no_data, orient_patterns
 from bluesky_ptychonn.core.optics import Geometry, shifted
 from bluesky_ptychonn.io.scan_files import open_raw_scan
 
@@ -25,6 +25,8 @@ class Source(Protocol):
 
     beam_center_px: tuple[int, int]
     """Zero frequency (y, x) in the frame."""
+    orientation: str
+    """From detector axes to stage axes."""
     different_frames: int
     """After so many frames at one place a free-running series may begin again."""
     stamp_pixel: tuple[int, int] | None
@@ -88,6 +90,13 @@ class DetectorFace:
         pixels = _spoiled(frame_px, seed)
         return cls((frame_px, frame_px), _off_middle(frame_px), cross, *pixels, cross, 0, most_counts)
 
+    def with_beam_moved(self, offset_px: tuple[int, int]) -> "DetectorFace":
+        """The same detector with the beam (y, x) further down and right."""
+        y, x = (int(place + offset) for place, offset in zip(self.beam_center_px, offset_px))
+        if not (0 <= y < self.shape[0] and 0 <= x < self.shape[1]):
+            raise ValueError(f"a beam moved by {offset_px} px leaves the frame of {self.shape} px")
+        return replace(self, beam_center_px=(y, x))
+
     @property
     def bad_pixels(self) -> np.ndarray:
         """Mask (H, W) bool of gap, dead and hot pixels."""
@@ -138,6 +147,8 @@ class PhysicsSource:
         Of the photon noise.
     face : DetectorFace, optional
         That of an Eiger2 if not given.
+    orientation : str
+        What must be done to frames to turn them to the stage's axes (`core.frames.ORIENTATIONS`).
     """
 
     def __init__(
@@ -147,12 +158,14 @@ class PhysicsSource:
         geometry: Geometry,
         seed: int = 0,
         face: DetectorFace | None = None,
+        orientation: str = "identity",
     ) -> None:
         self.probe: np.ndarray | None = probe
         self.pixel_size_um = geometry.pixel_size_um
         self.origin_um = -self.pixel_size_um * (np.array(object_.shape) // 2)
         self.face = face or DetectorFace.of(geometry.frame_px, seed)
         self.beam_center_px = self.face.beam_center_px
+        self.orientation = orientation
         self.different_frames = NOISES
         self.stamp_pixel: tuple[int, int] | None = (0, self.face.gap_columns[0])
         self.bad_pixels = self.face.bad_pixels
@@ -179,7 +192,8 @@ class PhysicsSource:
         batch = max(1, BATCH_PX // frames[:1].size)
         for start in range(0, len(positions_um), batch):
             part = slice(start, start + batch)
-            frames[part] = self.face.read(self._rng.poisson(photons * self.mean_intensities(positions_um[part])))
+            patterns = self._rng.poisson(photons * self.mean_intensities(positions_um[part]))
+            frames[part] = self.face.read(orient_patterns(patterns, INVERSE.get(self.orientation, self.orientation)))
         return frames
 
     def mean_intensities(self, positions_um: np.ndarray) -> np.ndarray:
@@ -240,6 +254,7 @@ class RecordedSource:
         probe = raw.probe
         self.probe: np.ndarray | None = None if probe is None else (probe / np.linalg.norm(probe)).astype(np.complex64)
         self.beam_center_px = (patterns.shape[1] // 2, patterns.shape[2] // 2)
+        self.orientation = "identity"
         self.different_frames = len(patterns)
         self.stamp_pixel: tuple[int, int] | None = None
         self.bad_pixels = np.zeros(patterns.shape[1:], bool) if raw.bad_pixels is None else raw.bad_pixels

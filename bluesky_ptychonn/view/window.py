@@ -138,6 +138,7 @@ def account_lines(stats: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
         ("latency", f"{stats['latency_ms_p50']:.0f} ms (p99 {stats['latency_ms_p99']:.0f} ms)"),
         ("lost", f"{known}" + (f" ({where})" if where else "")),
         ("unpaired", f"{stats['frames_unpaired']}"),
+        ("no beam", f"{stats['frames_no_beam']}"),
         ("shed, rejected", f"{stats['frames_shed']}, {stats['frames_rejected']}"),
         ("account", str(stats["account"]).split(";")[0]),
         ("engine", f"{stats['engine']}, {model}"),

@@ -59,7 +59,7 @@ def start_document(**changes):
     return compose_run(metadata={**metadata, "ptycho": block, "motors": ["sy", "sx"], "scan_id": 7})
 
 
-def play(callback, *, captured=(0, 1, 2), counters=None, exit_status="success", **changes):
+def play(callback, *, captured=(0, 1, 2), counters=None, exit_status="success", flux=(), **changes):
     run = start_document(**changes)
     callback("start", run.start_doc)
     keys = dict.fromkeys(("sy", "sx", "trigger_index"), NUMBER)
@@ -72,6 +72,13 @@ def play(callback, *, captured=(0, 1, 2), counters=None, exit_status="success", 
         for index in captured
     ]
     if events:
+        callback("event_page", pack_event_page(*events))
+    if flux:
+        keys = dict.fromkeys(("flux", "trigger_index"), NUMBER)
+        stream = run.compose_descriptor(name="flux", data_keys=keys)
+        callback("descriptor", stream.descriptor_doc)
+        rows = [{"flux": value, "trigger_index": index} for index, value in enumerate(flux)]
+        events = [stream.compose_event(data=row, timestamps=dict.fromkeys(keys, 0.0)) for row in rows]
         callback("event_page", pack_event_page(*events))
     if counters is not None:
         kinds = {key: {**NUMBER, "dtype": "string" if isinstance(v, str) else "integer"} for key, v in counters.items()}
@@ -100,6 +107,18 @@ def test_one_run_message_and_one_positions_message(edge):
     np.testing.assert_array_equal(positions["y_um"], [1.0, 2.0, 3.0])
     assert (positions["triggered"], positions["lost_in_detector"], positions["lost_in_plugin"]) == (3, 1, 2)
     assert positions["exit_status"] == "success"
+
+
+@pytest.mark.parametrize(("min_flux", "gone"), [(0.0, []), (0.5, [1, 3])])
+def test_the_edge_is_told_which_triggers_had_no_flux(edge, min_flux, gone):
+    play(LiveImage("e:", open_channel=edge), counters=COUNTERS, flux=(9.0, 1.0, 11.0, 0.0, 10.0), min_flux=min_flux)
+    assert edge.puts[1][1]["no_beam_trigger"].tolist() == gone
+
+
+@pytest.mark.parametrize(("block", "told"), [({}, 0.02), ({"min_counts": 500.0}, 500.0), ({"min_counts": 0.0}, 0.0)])
+def test_the_rule_of_the_start_document_reaches_the_edge(edge, block, told):
+    play(LiveImage("e:", open_channel=edge), **block)
+    assert edge.puts[0][1]["min_counts"] == told
 
 
 @pytest.mark.parametrize("binning", [1, 4])

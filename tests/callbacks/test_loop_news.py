@@ -64,6 +64,19 @@ def test_a_line_when_a_loop_has_ended_and_not_before(path, news):
     wait_for(lambda: len(lines) == 2)
 
 
+def test_an_earlier_version_with_which_an_experiment_began_is_told_in_the_same_line(path, news):
+    journal = Journal(path)
+    note(journal, "a1", 2)
+    lines = news()
+    time.sleep(0.2)
+    told = "version 000002 of an earlier experiment is live again: on the first 256 frames its residual is 0.1"
+    journal.move("a1", "received", told)
+    journal.move("a1", "validated", "mismatch 0.030 is below 0.1")
+    wait_for(lambda: lines)
+    began = "version 000002 of an earlier experiment is live again"
+    assert lines == [f"loop: scan 2 validated: {began}; mismatch 0.030 is below 0.1"]
+
+
 def test_a_journal_which_comes_later_is_read_then_and_never_made(path, news):
     lines = news()
     time.sleep(0.1)

@@ -16,6 +16,7 @@ from bluesky_ptychonn.edge.image import LiveImage
 from bluesky_ptychonn.engines.light import DarkError, Light
 from bluesky_ptychonn.engines.registry import open_engine
 from bluesky_ptychonn.io.run_message import run_message
+from bluesky_ptychonn.io.runs import scan_from_run
 
 
 @pytest.fixture
@@ -99,10 +100,25 @@ def test_a_frame_without_captured_position_lies_where_it_was_planned(tmp_path, e
     np.testing.assert_array_equal(image.phase, phase)
 
 
-def test_dark_frames_in_front_are_rejected(tmp_path, engine):
+def test_frames_without_beam_in_front_are_left_out(tmp_path, engine):
     run = make_run(tmp_path / "frames.h5", dark=range(2 * engine.max_batch))
     image = replay(run.documents, engine, PROBE, FACE.bad_pixels)
-    assert (image.counts["rejected"], image.counts["stitched"]) == (16, len(run.frames) - 16)
+    assert (image.counts["no_beam"], image.counts["stitched"]) == (16, len(run.frames) - 16)
+
+
+def test_triggers_without_flux_are_left_out(tmp_path, engine):
+    run = make_run(tmp_path / "frames.h5", no_flux=(0, 7, 8), dark=(8, 20))
+    image = replay(run.documents, engine, PROBE, FACE.bad_pixels)
+    kept = np.setdiff1d(np.arange(len(run.frames)), [0, 7, 8, 20])
+    np.testing.assert_array_equal(image.trigger_index, kept)
+    assert "4 frames had no beam and are not in the image: triggers 0, 7-8, 20" in image.notes
+    edge = as_the_edge(run, engine, range(len(run.frames)))
+    edge.show(np.isin(np.arange(len(run.frames)), kept))
+    phase, coverage, _ = edge.final(captured_of(run).positions_um)
+    np.testing.assert_array_equal(image.phase, phase)
+    np.testing.assert_array_equal(image.coverage, coverage)
+    with open_recording(run.documents) as recording:
+        assert scan_from_run(recording.read(), bad_pixels=FACE.bad_pixels).trigger_index.tolist() == kept.tolist()
 
 
 def test_a_file_of_documents_and_a_scan_give_the_same_image(made, tmp_path, engine):

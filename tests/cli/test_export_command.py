@@ -54,7 +54,7 @@ def reconstruct_by_hand(path, provenance):
 
 def test_a_run_is_replayed_and_exported(here, capsys):
     assert main(["replay", "run.jsonl", "--json", "figures.json", "--output", "picture.png"]) == 0
-    assert "114 stitched, 0 unpaired" in capsys.readouterr().out
+    assert "114 stitched, 0 no beam, 0 unpaired" in capsys.readouterr().out
     assert (here / "picture.png").stat().st_size > 10_000
     figures = json.loads((here / "figures.json").read_text())["results"][0]
     assert (figures["frames_stitched"], figures["engine"]) == (114, "lift")

@@ -1,5 +1,6 @@
 """The command `job`: whole, killed, told to make room, twice at once, and with what can be wrong."""
 
+import errno
 import json
 import os
 import re
@@ -21,10 +22,12 @@ from tiny_loop import QUICK, TinyLoop, write_scan
 from tiny_models import write_candidate
 
 from bluesky_ptychonn.cli.job_run import CORES, JobRun
+from bluesky_ptychonn.cli.job_source import NotYetError, may_pass
 from bluesky_ptychonn.core.model_card import PROBE
 from bluesky_ptychonn.io.model_probe import probe_of
 from bluesky_ptychonn.io.model_store import current_version, open_model, publish, refused, set_current, versions
 from bluesky_ptychonn.io.reconstruction_files import read_reconstruction
+from bluesky_ptychonn.io.rsync import NotSetUpError, TransferError
 from bluesky_ptychonn.training.learning.corpus import Corpus
 from bluesky_ptychonn.training.loop import jobs
 from bluesky_ptychonn.training.loop.jobs import JobSpec
@@ -240,10 +243,34 @@ def test_what_is_wrong_with_a_scan_is_in_the_marker(loop, harm, source, options,
     folder = loop.prepare("scan", "a", given, **options)
     assert job(folder) == 1
     found = jobs.result(folder)
-    assert not found["ok"]
+    assert (found["ok"], found["transient"]) == (False, False)
     assert re.search(message, found["reason"])
     assert jobs.attempts(folder)[-1].reason == found["reason"]
     assert job(folder) == 0  # it stands until somebody sets it aside
+
+
+def test_what_may_pass_by_itself():
+    def caused(error, cause):
+        error.__cause__ = cause
+        return error
+
+    passes = (
+        OSError(errno.ENOSPC, "disk full"),
+        OSError(errno.ESTALE, "stale file handle"),
+        ConnectionError("the catalog does not answer"),
+        NotYetError("not to its end"),
+        TransferError("cut off"),
+        caused(ValueError("scan.npz cannot be read"), OSError(errno.EIO, "input/output error")),
+    )
+    stays = (
+        FileNotFoundError(errno.ENOENT, "no such file"),
+        OSError("Unable to open file (file signature not found)"),
+        NotSetUpError("its host key is another"),
+        ValueError("colour"),
+        RuntimeError("CUDA error"),
+        caused(ValueError("scan.npz cannot be read"), FileNotFoundError(errno.ENOENT, "no such file")),
+    )
+    assert [may_pass(error) for error in (*passes, *stays)] == [True] * len(passes) + [False] * len(stays)
 
 
 def test_a_corpus_of_another_size_is_left_alone(loop):

@@ -25,7 +25,7 @@ from bluesky_ptychonn.training.learning.checkpoint import read_checkpoint
 from bluesky_ptychonn.training.learning.corpus import Corpus, LabelledScan
 from bluesky_ptychonn.training.loop import jobs
 from bluesky_ptychonn.training.loop.desk import FolderDesk
-from bluesky_ptychonn.training.loop.handout import Patience
+from bluesky_ptychonn.training.loop.patience import Patience
 from bluesky_ptychonn.training.loop.policy import Terms
 from bluesky_ptychonn.training.loop.runner import make_runner
 from bluesky_ptychonn.training.loop.service import LoopService

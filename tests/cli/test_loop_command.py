@@ -16,7 +16,7 @@ from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.config import load_settings
 from bluesky_ptychonn.io.journal import Journal
 from bluesky_ptychonn.training.loop import jobs, runner
-from bluesky_ptychonn.training.loop.policy import Terms
+from bluesky_ptychonn.training.loop.policy import Terms, clock
 from bluesky_ptychonn.training.loop.serving import only_one
 
 pytest.importorskip("psij")
@@ -119,10 +119,22 @@ def test_status_is_a_table_that_tells_the_truth(journal, folder, capsys):
     assert "suspended until" in text
     assert "paused" in text
     assert "NO JOB IS TAKEN, 4 times in a row: sbatch: no answer" in text
+    assert "IN TROUBLE" not in text
     with only_one(folder / "loop/journal.sqlite"):
         journal.set_fact("service", {"pid": 77, "tick_s": time.time() - 300})
         loop("status")
         assert "its last tick was 300 s ago" in capsys.readouterr().out
+
+
+def test_an_outage_is_told(journal, capsys):
+    told = "the catalog does not answer; that may pass by itself, so it is tried until tomorrow"
+    journal.move(uid(7), "received", told, outage_s=NOW, next_check_s=NOW + 600)
+    loop("status")
+    lines = lines_of(capsys)
+    assert f"IN TROUBLE since {clock(NOW)}: 1 of them cannot go on: {told}" in lines
+    assert f"waits until {clock(NOW + 600)}: {told}" in lines[-1]
+    loop("show", uid(7))
+    assert f"received, waits until {clock(NOW + 600)}" in lines_of(capsys)[0]
 
 
 def test_status_shows_the_newest_scans_and_what_is_not_finished(journal, capsys):

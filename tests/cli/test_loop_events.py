@@ -111,7 +111,7 @@ def test_the_plots_show_what_happened(journal):
     after = [line for line in mismatch.lines if line.get_label() == "with the refined probe"]
     assert [line.get_xydata().tolist() for line in after] == [[[1, 0.132]]]
     limits = [line.get_ydata().tolist() for line in residual.lines if line.get_color() == "#c1121f"]
-    assert [limit for limit in limits if len(limit) == 2] == [[pytest.approx(0.115)] * 2] * 2
+    assert [limit for limit in limits if len(limit) == 2] == [[pytest.approx(0.125)] * 2] * 2
     assert [limit for limit in limits if len(limit) == 1] == [[0.2], [3.0]]
     assert residual.get_yscale() == "log"
     assert UNTRUSTED[0] in {line.get_color() for line in residual.lines}

@@ -7,21 +7,21 @@ from bluesky_ptychonn.core.account import FrameAccount
 
 COUNTS = st.integers(0, 1000)
 TERMS = (
-    "not_sent", "lost_in_detector", "lost_in_plugin", "lost_on_wire", "stitched", "unpaired", "shed", "rejected",
-    "written",
+    "not_sent", "lost_in_detector", "lost_in_plugin", "lost_on_wire", "stitched", "no_beam", "unpaired", "shed",
+    "rejected", "written",
 )  # fmt: skip
 
 
-def consistent(not_sent, in_detector, in_plugin, on_wire, stitched, unpaired, shed, rejected, before_file):
-    received = stitched + unpaired + shed + rejected
+def consistent(not_sent, in_detector, in_plugin, on_wire, stitched, no_beam, unpaired, shed, rejected, before_file):
+    received = stitched + no_beam + unpaired + shed + rejected
     triggered = received + in_detector + in_plugin + on_wire
     return FrameAccount(
-        triggered + not_sent, triggered, not_sent, received, in_detector, in_plugin, on_wire, stitched, unpaired,
-        shed, rejected, triggered - min(before_file, triggered), min(before_file, triggered),
+        triggered + not_sent, triggered, not_sent, received, in_detector, in_plugin, on_wire, stitched, no_beam,
+        unpaired, shed, rejected, triggered - min(before_file, triggered), min(before_file, triggered),
     )  # fmt: skip
 
 
-ACCOUNTS = st.builds(consistent, *[COUNTS] * 9)
+ACCOUNTS = st.builds(consistent, *[COUNTS] * 10)
 
 
 @given(ACCOUNTS)

@@ -103,7 +103,7 @@ def test_bad_pixels_are_no_data(raw):
     np.testing.assert_array_equal(scan.patterns == NONE, np.broadcast_to(bad, scan.patterns.shape))
 
 
-def test_frames_without_light_or_place_are_left_out(raw):
+def test_frames_without_beam_or_place_are_left_out(raw):
     positions, frames = raw.positions.copy(), raw.frames.copy()
     positions[1, 0], positions[4] = np.nan, np.inf
     frames[3] = 0
@@ -112,7 +112,7 @@ def test_frames_without_light_or_place_are_left_out(raw):
     np.testing.assert_array_equal(scan.patterns, frames[[0, 2, 5]])
     assert scan.notes == (
         "2 frames have no position and are left out: 11, 14",
-        "1 frames have no light and are left out: 13",
+        "1 frames have no beam and are left out: 13",
     )
 
 

@@ -9,6 +9,7 @@ from ophyd import Device
 from bluesky_ptychonn.devices.detector_pvs import FilePlugin, RoiPlugin, StreamPlugin
 from bluesky_ptychonn.devices.eiger import Eiger
 from bluesky_ptychonn.devices.medipix import Medipix3
+from bluesky_ptychonn.devices.monitor import FluxScaler
 from bluesky_ptychonn.devices.stage import SpiralStage
 from bluesky_ptychonn.simulation.cable import CableOut
 from bluesky_ptychonn.simulation.records import record_specs
@@ -47,6 +48,7 @@ def database(*names):
 DATABASES = {
     "eiger2": {"cam1:": database("eiger2"), **{plugin: database(*lists) for plugin, lists in PLUGIN_LISTS.items()}},
     "medipix3": {"cam1:": database("medipix3"), **{plugin: database(*lists) for plugin, lists in PLUGIN_LISTS.items()}},
+    "scaler": {"": database("scaler")},
     "stage": {"Y": database("motor"), "X": database("motor"), "Prof1:": database("profile", "profile axis")},
 }
 
@@ -65,11 +67,14 @@ def pvs(device_class, prefix=""):
                     yield f"{prefix}{suffix}_RBV"
 
 
-@pytest.mark.parametrize(("device_class", "kind"), [(Eiger, "eiger2"), (Medipix3, "medipix3"), (SpiralStage, "stage")])
-def test_every_signal_of_a_device_is_a_record(device_class, kind):
+@pytest.mark.parametrize(
+    ("device_class", "kind", "least"),
+    [(Eiger, "eiger2", 40), (Medipix3, "medipix3", 40), (SpiralStage, "stage", 40), (FluxScaler, "scaler", 8)],
+)
+def test_every_signal_of_a_device_is_a_record(device_class, kind, least):
     records = {place + name for place, database in DATABASES[kind].items() for name in database}
-    names = list(pvs(device_class))
-    assert len(names) > 40
+    names = [name.format(prefix="", channel=2) for name in pvs(device_class)]
+    assert len(names) > least
     assert sorted(name for name in names if name not in records and name.split(".")[0] not in records) == []
 
 

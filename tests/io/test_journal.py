@@ -434,8 +434,23 @@ def test_a_journal_of_a_later_package_is_refused(journal):
     with sqlite3.connect(journal.path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(JournalError, match=r"has version 99, but this package reads 1; .* loop.journal"):
+    with pytest.raises(JournalError, match=r"has version 99, but this package reads 2; .* loop.journal"):
         Journal(journal.path).scans()
+
+
+def test_a_journal_of_version_1_goes_on(journal):
+    journal.note_start(start_of("a1"))
+    journal.request_training("t1", "asked for")
+    rows = journal.scans(), journal.trainings()
+    journal.close()
+    with sqlite3.connect(journal.path) as db:
+        db.execute("ALTER TABLE scans DROP COLUMN outage_s")
+        db.execute("ALTER TABLE trainings DROP COLUMN outage_s")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert (Journal(journal.path).scans(), Journal(journal.path).trainings()) == rows
+    journal.amend("a1", outage_s=12.0)
+    assert journal.scan("a1").outage_s == 12.0
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

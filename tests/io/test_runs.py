@@ -68,7 +68,7 @@ def test_what_cannot_be_used_is_left_out_and_told(run, rng):
     assert (scan.left_out, scan.trigger_index.tolist()) == (6, [0, 4, 5, 8])
     assert scan.notes[-3:] == (
         "1 frames have no position and are left out: 3",
-        "1 frames have no light and are left out: 1",
+        "1 frames have no beam and are left out: 1",
         "4 frames whose trigger cannot be known are left out: the driver renumbered",
     )
 

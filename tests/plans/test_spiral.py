@@ -147,6 +147,7 @@ FIGURES = {
     "frames_unpaired": 1,
     "frames_shed": 0,
     "frames_rejected": 0,
+    "frames_no_beam": 0,
 }
 
 

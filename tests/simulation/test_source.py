@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from bluesky_ptychonn.core.frames import ORIENTATIONS, FrameGeometry
 from bluesky_ptychonn.core.optics import Geometry, far_field, intensities, zone_plate_probe
 from bluesky_ptychonn.simulation.sample import make_sample
-from bluesky_ptychonn.simulation.source import NO_DATA, PhysicsSource, RecordedSource
+from bluesky_ptychonn.simulation.source import NO_DATA, DetectorFace, PhysicsSource, RecordedSource
 
 GEOMETRY = Geometry(10.0, 0.9, 75.0, 128)
 PROBE = zone_plate_probe(GEOMETRY)
@@ -41,6 +44,27 @@ def test_beam_centre_is_off_the_middle_and_true():
     assert eye.beam_center_px == (61, 66)
     good = ~eye.bad_pixels
     assert np.corrcoef(frame[good], expected[good])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_turned_detector_sees_what_its_orientation_turns_right(orientation):
+    """Without noise the patterns that are cut at the moved beam are those of a detector which is not turned."""
+    sample = make_sample("etched", field_um=3.0, pixel_size_um=GEOMETRY.pixel_size_um)
+    face = DetectorFace.of(128).with_beam_moved((9, -8))
+    clean = replace(face, dead=face.dead[:0], hot=face.hot[:0], gap_columns=(0, 0))
+    turned = PhysicsSource(sample, PROBE, GEOMETRY, face=clean, orientation=orientation)
+    assert turned.beam_center_px == (64 - 3 + 9, 64 + 2 - 8)
+    at = np.zeros((1, 1, 2))
+    frame = turned.frames(at, 1e9)
+    cut = FrameGeometry((128, 128), 128, turned.beam_center_px, orientation=orientation).patterns(frame)[0]
+    seen = cut[32:97, 32:97].astype(float)  # what lies in the frame however it is turned
+    expected = np.minimum(1e9 * turned.mean_intensities(at)[0], NO_DATA - 1)[32:97, 32:97]
+    assert np.abs(np.sqrt(seen) - np.sqrt(expected)).max() < 4
+
+
+def test_a_beam_beyond_the_frame_is_refused():
+    with pytest.raises(ValueError, match="leaves the frame"):
+        DetectorFace.of(128).with_beam_moved((80, 0))
 
 
 def test_intensities_are_those_of_the_forward_model(rng):

@@ -48,6 +48,7 @@ def make_run(
     lost_in_detector: tuple[int, ...] = (),
     not_captured: tuple[int, ...] = (),
     dark: tuple[int, ...] = (),
+    no_flux: tuple[int, ...] = (),
     clock: str = "detector",
     seed: int = 0,
 ) -> MadeRun:
@@ -70,11 +71,12 @@ def make_run(
         file[f"{ATTRIBUTES}/NDArrayTimeStamp"] = 50.0 + DWELL_S * arrived[kept]
     counted = {"trigger_slots": points, "pulses": points}
     counted |= {"lost_in_detector": len(lost_in_detector), "lost_before_file": len(lost_in_file)}
-    _emit(run, path, not_captured, counted, clock)
+    flux = [0.0 if trigger in no_flux else 100.0 for trigger in range(points)] if no_flux else []
+    _emit(run, path, not_captured, counted, clock, flux)
     return run
 
 
-def _emit(run: MadeRun, path: Path, not_captured: Any, counted: dict[str, int], clock: str) -> None:
+def _emit(run: MadeRun, path: Path, not_captured: Any, counted: dict[str, int], clock: str, flux: list[float]) -> None:
     def take(name: str, doc: Any) -> None:
         run.documents.append((name, json.loads(json.dumps(doc))))
 
@@ -84,6 +86,8 @@ def _emit(run: MadeRun, path: Path, not_captured: Any, counted: dict[str, int], 
     captured = np.setdiff1d(np.arange(len(run.captured_um)), not_captured)
     columns = {"trigger_index": captured.tolist(), **dict(zip(STAGE, run.captured_um[captured].T.tolist()))}
     _page(take, descriptor, "positions", columns)
+    if flux:
+        _page(take, descriptor, "flux", {"trigger_index": list(range(len(flux))), "flux": flux})
     _page(take, descriptor, "counters", {key: [value] for key, value in counted.items()})
     take("stop", stop())
 
@@ -108,6 +112,7 @@ def _about(run: MadeRun, clock: str) -> dict[str, Any]:
         "first_unique_id": FIRST_ID,
         "clock": clock,
         "frames_after_s": 0.0,
+        "min_flux": 0.5,
     }
     return {
         "num_points": len(run.planned_um),
@@ -121,7 +126,10 @@ def _about(run: MadeRun, clock: str) -> dict[str, Any]:
 
 
 def _page(take: Any, descriptor: Any, name: str, columns: dict[str, list[Any]]) -> None:
-    keys = {key: {"source": "SIM:", "dtype": "number" if key in STAGE else "integer", "shape": []} for key in columns}
+    keys = {
+        key: {"source": "SIM:", "dtype": "number" if key in (*STAGE, "flux") else "integer", "shape": []}
+        for key in columns
+    }
     stream = descriptor(name=name, data_keys=keys, object_keys={name: list(keys)})
     take("descriptor", stream.descriptor_doc)
     count = len(next(iter(columns.values())))

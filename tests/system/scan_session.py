@@ -76,12 +76,14 @@ class _Server:
     def __init__(self, data: str) -> None:
         from bluesky import RunEngine
         from bluesky.callbacks.best_effort import BestEffortCallback
-        from ophyd import EpicsMotor, EpicsSignal
+        from bluesky.suspenders import SuspendFloor
+        from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
 
         from bluesky_ptychonn.callbacks.live import LiveImage
         from bluesky_ptychonn.devices.axis_pair import AxisPair
         from bluesky_ptychonn.devices.edge import Edge
         from bluesky_ptychonn.devices.eiger import Eiger
+        from bluesky_ptychonn.devices.monitor import FluxScaler
         from bluesky_ptychonn.devices.stage import SpiralStage
         from bluesky_ptychonn.devices.stage_pvs import PositionTable
 
@@ -102,7 +104,10 @@ class _Server:
         table = BestEffortCallback()
         table.disable_plots()
         self.RE.subscribe(table)
-        self.monitors = [self.shutter]
+        self.scaler = FluxScaler("SIM:MCS:", name="scaler")
+        self.flux = EpicsSignalRO("SIM:FLUX", name="incident_flux")
+        self.suspender = SuspendFloor(EpicsSignalRO("SIM:RING:Current", name="ring_current"), 100.0, sleep=0.3)
+        self.monitors = [self.shutter, self.flux, self.scaler]
 
     def scan(self, then: str, when: str, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         from bluesky.utils import RunEngineInterrupted
@@ -110,6 +115,9 @@ class _Server:
         from bluesky_ptychonn.plans.spiral import spiral_ptycho_scan
 
         self.docs.clear()
+        self.during: dict[str, Any] = {}
+        if arguments.pop("suspended_by_current", False):
+            self.RE.install_suspender(self.suspender)
         devices = {name: getattr(self, name) for name in arguments.pop("devices", ("shutter",))}
         self.eiger.triggering.put(arguments.pop("triggering", "pulse"))
         stage = getattr(self, arguments.pop("stage", "stage"))
@@ -127,11 +135,14 @@ class _Server:
                 return self._told(result, "", began[0]) | {"paused": paused}
         except Exception as failure:
             error = f"{type(failure).__name__}: {failure}"
+        finally:
+            self.RE.clear_suspenders()
         return self._told(result, error, began[0])
 
     def _told(self, result: Any, error: str, began: float) -> dict[str, Any]:
         seconds = time.monotonic() - began
-        return {"docs": list(self.docs), "uids": result, "error": error, "seconds": seconds}
+        told = {"docs": list(self.docs), "uids": result, "error": error, "seconds": seconds}
+        return told | {"suspended": self.during}
 
     def _act(self, when: str, what: str, began: list[float]) -> None:
         conditions: dict[str, Callable[[], bool]] = {
@@ -150,6 +161,11 @@ class _Server:
             os.kill(int(argument), 9)
         elif kind == "pause":
             self.RE.request_pause(defer=argument == "deferred")
+        elif kind == "lose_beam":
+            self.put("SIM:RING:LoseFor", float(argument))
+            time.sleep(0.6)
+            state = self.state()
+            self.during = {key: state[key] for key in ("shutter", "acquire", "moving")}
         elif kind == "abort":
             self.RE.abort()
 

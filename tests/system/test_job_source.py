@@ -101,7 +101,7 @@ def test_where_the_file_is_on_no_disk_the_catalog_hands_out_the_same(run, monkey
     direct, _ = run.read()
     run.record.unlink()
     monkeypatch.setattr("bluesky_ptychonn.cli.job_source._seen_here", lambda record: False)
-    monkeypatch.setattr("bluesky_ptychonn.io.frame_files._same_here", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    monkeypatch.setattr("bluesky_ptychonn.io.frame_files._in_file", lambda *_: (_ for _ in ()).throw(OSError("no")))
     handed, _ = run.read()
     np.testing.assert_array_equal(handed.patterns, direct.patterns)
     np.testing.assert_array_equal(handed.positions_px, direct.positions_px)

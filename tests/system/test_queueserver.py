@@ -134,7 +134,10 @@ def test_the_plan_is_listed_with_its_types(manager):
     assert arguments["detector"]["annotation"]["type"] == "__FLYABLE__"
     assert "Extent of the probe centres" in arguments["width_um"]["description"]
     devices = manager.ask("devices_allowed", user_group="primary")["devices_allowed"]
-    assert {"detector", "stage", "shutter", "edge"} <= set(devices)
+    assert {"detector", "stage", "shutter", "edge", "probe_analysis"} <= set(devices)
+    check = {one["name"]: one for one in plans["probe_check"]["parameters"]}
+    assert check["analysis"]["annotation"]["type"].startswith("__MOVABLE__")
+    assert check["exposure_s"]["default"] == "0.01"
 
 
 def test_a_queued_scan_is_run_and_recorded(manager):

@@ -85,7 +85,7 @@ def test_frames_lost_at_the_writer_shift_nothing(session, tools):
 
 def test_an_export_is_registered_beside_the_run(services, session, scanned, tools, tmp_path):
     uid, live, _ = scanned
-    arguments = ["export", uid, "--settings", str(services.settings_file), "--output", str(tmp_path / "scan")]
+    arguments = ["export", uid[:8], "--settings", str(services.settings_file), "--output", str(tmp_path / "scan")]
     assert main(arguments) == 0
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".cxi", ".png", ".tiff"]
     images = images_of(session.cat, uid)

@@ -191,6 +191,44 @@ def test_monitored_signals_have_streams_of_their_own(session):
     seen = [doc["data"]["shutter"] for doc in documents(told, "event", "shutter_monitor")]
     assert seen[-1] == "Close"
     assert "Open" in seen
+    (at_start, at_end) = documents(told, "event", "monitors")
+    assert at_start["data"]["incident_flux"] == at_end["data"]["incident_flux"] == 1e9
+    (keys,) = (doc["data_keys"] for doc in documents(told, "descriptor") if doc["name"] == "monitors")
+    assert keys["incident_flux"]["units"] == "1/s"
+
+
+def test_the_flux_is_counted_at_each_trigger(session):
+    session.put("SIM:EIG:Sim:NoBeam", [0, 7, 8, 196])
+    told = session.scan(**FLY, devices=("shutter", "monitors"))
+    assert told["error"] == ""
+    (page,) = (doc["data"] for doc in documents(told, "event_page", "flux"))
+    np.testing.assert_array_equal(page["trigger_index"], np.arange(197))
+    np.testing.assert_array_equal(np.flatnonzero(np.array(page["flux"]) < 5000), [0, 7, 8, 196])
+    (keys,) = (doc["data_keys"] for doc in documents(told, "descriptor") if doc["name"] == "flux")
+    assert keys["flux"]["units"] == "counts"
+    counts = np.where(frames_of(told)[0] == 65535, 0, frames_of(told)[0]).sum(axis=(1, 2))
+    np.testing.assert_array_equal(np.flatnonzero(counts < 0.5 * np.median(counts)), [0, 7, 8, 196])
+
+
+def test_a_flux_scaler_is_refused_in_a_step_scan(session):
+    told = session.scan(fly=False, width_um=0.4, exposure_s=0.005, devices=("shutter", "monitors"))
+    assert "scaler: scaler counts at the triggers of a fly scan, and fly is False" in told["error"]
+    assert told["docs"] == []
+
+
+def test_a_suspender_that_trips_in_flight_ends_the_run_safely_and_begins_anew(session):
+    told = session.scan(
+        **SLOW, devices=("shutter", "monitors"), suspended_by_current=True, when="flying", what="lose_beam 0.7"
+    )
+    assert told["error"] == ""
+    assert told["suspended"] == {"shutter": "Close", "acquire": 0, "moving": False}
+    first, second = documents(told, "stop")
+    assert (first["exit_status"], first["reason"]) == ("abort", "paused or suspended during a fly scan")
+    assert (second["exit_status"], second["num_events"]["primary"]) == ("success", 197)
+    for stop, counted in zip((first, second), documents(told, "event", "counters"), strict=True):
+        pulses, events = counted["data"]["pulses"], stop["num_events"]
+        assert 10 < pulses == counted["data"]["written"] == events["positions"] == events["flux"]
+    at_rest(session.state())
 
 
 def test_no_frame_of_an_aborted_scan_is_in_the_next(session):

@@ -15,6 +15,7 @@ from loop_world import PATIENCE
 from ssh_world import HOST, sshd, why_not
 
 from bluesky_ptychonn.cli.loop_status import doing
+from bluesky_ptychonn.cli.main import main
 from bluesky_ptychonn.config import write_settings
 from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.io import store_copy
@@ -139,7 +140,8 @@ def test_a_transfer_that_is_killed_is_an_attempt_and_the_next_one_goes_on(loop):
     native = json.loads((loop.job / "transfer.json").read_text())["native"]
     os.killpg(int(native.split(":")[1]), signal.SIGKILL)
     loop.until(lambda: loop.row().attempts == 1, faster=20)
-    assert "never began" in loop.row().sentence
+    told = f"the transfer of its frames was ended before it was done; see {loop.job / 'transfer.txt'}"
+    assert told in loop.row().sentence
     loop.until(lambda: loop.row().state == "validated", faster=20)
 
 
@@ -218,6 +220,24 @@ def test_the_edges_store_follows_and_its_current_version_is_always_whole(server,
     assert not delivery.look()
     assert "copy the version anew" in journal.fact(EDGE_STORE)["told"]
     assert versions(there) == ["000001", "000002"]
+
+
+def test_a_look_once_delivers_before_it_ends(server, tmp_path, capsys):
+    store, there, settings = tmp_path / "store", tmp_path / "there", tmp_path / "here.toml"
+    loop = {"edge_store": f"{HOST}:{there}", "ssh_config": str(server.config)}
+    write_settings({"edge": {"model": str(store)}, "loop": loop}, settings)
+    publish(store, *model())
+    assert main(["loop", "run", "--once", "--settings", str(settings)]) == 0
+    assert current_version(there) == "000001"
+    assert main(["loop", "status", "--settings", str(settings)]) == 0
+    assert f"the edge's store {HOST}:{there} has version 000001" in capsys.readouterr().out
+    publish(store, *model())
+    server.know("user")
+    try:
+        assert main(["loop", "run", "--once", "--settings", str(settings)]) == 1
+    finally:
+        server.know("host")
+    assert current_version(there) == "000001"
 
 
 def sha256(path):
