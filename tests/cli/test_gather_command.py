@@ -11,11 +11,11 @@ from bluesky_ptychonn.core.model_card import ModelCard
 from bluesky_ptychonn.io.model_probe import give_probe
 from bluesky_ptychonn.io.model_store import publish, sha256_of
 
-EDGE = Path(__file__).parents[2] / "docs" / "edge.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "processes.md"
 
 
 def test_the_documentation_shows_the_command_that_the_gatherer_says():
-    shown = [line.strip() for line in EDGE.read_text().splitlines() if line.startswith("    pvapy-hpc-consumer")]
+    shown = [line.strip() for line in PAGE.read_text().splitlines() if line.startswith("pvapy-hpc-consumer")]
     assert [shlex.split(line) for line in shown] == [consumer_command(Settings(), 4, "beamline.toml")]
 
 

@@ -8,6 +8,8 @@ import pytest
 from bluesky_ptychonn.cli.services import Services
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
+collect_ignore = ["bits_session.py"]
+"""It imports what only an environment of its own has."""
 
 
 @pytest.fixture(scope="session")
