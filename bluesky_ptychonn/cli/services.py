@@ -149,12 +149,12 @@ class Services:
 
     def stop_loop(self) -> None:
         """End the loop and its jobs, which would go on without it."""
-        if self.loop:
+        if self.loop and self._loop is not None:
             from bluesky_ptychonn.training.loop.jobs import submitted
             from bluesky_ptychonn.training.loop.runner import LocalRunner, make_runner
 
             self.loop.end()
-            runner = make_runner(self.settings.loop.runner, timeout_s=END_S)
+            runner = make_runner(self._loop.get("runner", "local"), timeout_s=END_S)
             for folder in (self.directory / LOOP / "jobs").glob("*"):
                 if native := submitted(folder):
                     if isinstance(runner, LocalRunner):

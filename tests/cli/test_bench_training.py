@@ -14,7 +14,7 @@ from bluesky_ptychonn.training.learning.corpus import Corpus
 from bluesky_ptychonn.training.learning.train import train
 
 
-@pytest.mark.system
+@pytest.mark.soak
 def test_sizes_of_the_corpus_are_judged_by_scans_none_of_them_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_training, "FRAMES", 4)
     monkeypatch.setattr(bench_training, "JUDGED", 3)
@@ -41,7 +41,7 @@ def test_sizes_of_the_corpus_are_judged_by_scans_none_of_them_holds(tmp_path, mo
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.system
+@pytest.mark.soak
 def test_a_new_sample_is_learned_from_one_area_and_judged_on_another(tmp_path, monkeypatch):
     for name, value in {"FRAMES": 80, "SIDE_PX": 400, "AREA_PX": 60, "JUDGED_PX": 40, "SWEEPS": 12}.items():
         monkeypatch.setattr(bench_tuning, name, value)

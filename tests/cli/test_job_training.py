@@ -168,7 +168,7 @@ def test_a_poisoned_corpus_is_refused_by_the_loop_and_the_user_told_why(loop, rn
     assert line_of(row) == f"loop: scan 7 validated: the retrained model was refused: {reason}"
 
 
-@pytest.mark.system
+@pytest.mark.soak
 def test_two_processes_learn_together(loop):
     folder = loop.prepare("train", "t2", epochs=2, ranks=2, launcher="torchrun", **FAST)
     assert job(folder) == 0

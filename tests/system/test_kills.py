@@ -188,6 +188,7 @@ def test_the_edge_killed(services, session, caplog):
     check_next_scan_is_whole(session)
 
 
+@pytest.mark.soak
 def test_an_edge_restarted_in_the_run_knows_that_it_missed_something(services, session):
     """It does not stitch the rest of a run whose beginning it has not seen."""
 
@@ -212,6 +213,7 @@ def test_an_edge_restarted_in_the_run_knows_that_it_missed_something(services, s
     check_next_scan_is_whole(session)
 
 
+@pytest.mark.soak
 def test_tiled_killed(services, session, caplog):
     told = Told(session, services.catalog.pid)
 

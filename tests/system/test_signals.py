@@ -37,9 +37,9 @@ def processes_of(folder):
     [
         ("starting the simulated beamline", [signal.SIGHUP], 129),
         ("starting the catalog", [signal.SIGINT] * 4, 130),
-        ("reconstructing", [signal.SIGINT] * 2, 130),
+        pytest.param("reconstructing", [signal.SIGINT] * 2, 130, marks=pytest.mark.soak),
         ("scanning", [signal.SIGINT] * 3, 130),
-        ("scanning", [signal.SIGTERM], 143),
+        pytest.param("scanning", [signal.SIGTERM], 143, marks=pytest.mark.soak),
     ],
 )
 def test_the_demo_leaves_nothing_behind(moment, signals, code, tmp_path):

@@ -143,7 +143,7 @@ def start(out, script):
     return subprocess.Popen([sys.executable, str(script), str(out), os.path.dirname(__file__)])
 
 
-@pytest.mark.system
+@pytest.mark.soak
 def test_a_training_on_a_stream_that_was_killed_gives_the_same_weights_and_leaves_no_process(tmp_path):
     script = tmp_path / "learn.py"
     script.write_text(TRAIN)
