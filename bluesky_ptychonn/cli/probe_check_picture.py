@@ -38,8 +38,8 @@ def save_picture(path: Path, found: Found, result: Result) -> None:
     figure.suptitle(f"probe check {result.name}: {verdict}", color=colour, fontsize=14, fontweight="bold", wrap=True)
     values = result.found
     figure.supxlabel(
-        f"defocus {values.defocus_um:.1f} ± {values.defocus_margin_um:.1f} µm, astigmatism {values.astigmatism_um:.1f} "
-        f"± {values.astigmatism_margin_um:.1f} µm, {100 * values.coherence:.1f} % of the cone explained; expected: "
+        f"defocus {values.defocus_um:.1f} ± {values.defocus_margin_um:.2f} µm, astigmatism {values.astigmatism_um:.1f} "
+        f"± {values.astigmatism_margin_um:.2f} µm, {100 * values.coherence:.1f} % of the cone explained; expected: "
         f"{result.settings['defocus_um']:.1f} µm, {result.settings['astigmatism_um']:.1f} µm",
         fontsize=11,
     )
@@ -118,7 +118,7 @@ def _orientations(axes: Any, found: Found) -> None:
     axes.invert_yaxis()
     axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel("error")
-    twin = "" if orientation.twin_margin is None else f", its twin {orientation.twin_margin:.2f} x"
+    twin = "" if orientation.twin_margin is None else f"\nits twin {orientation.twin_margin:.2f} x"
     axes.set_title(f"orientation: {orientation.best}\nnext pair {orientation.margin:.2f} x{twin}")
 
 
