@@ -100,11 +100,11 @@ class ProbeAnalysis(Device):
                 start_new_session=True,  # Ctrl-C in the terminal is for the RunEngine
             )
         last = ""
-        for line in process.stdout or ():
-            last = line.rstrip() or last
-            print(line, end="", flush=True)
-        code = process.wait()
-        believed = self._take_result()
+        with process:
+            for line in process.stdout or ():
+                last = line.rstrip() or last
+                print(line, end="", flush=True)
+        code, believed = process.returncode, self._take_result()
         if code != 0 and (write or code != 1 or believed is None):
             raise RuntimeError(f"probe-check ended with {code}: {last}")
         if write:
